@@ -1,0 +1,38 @@
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# a cold start compiles thousands of files: bytecode is kept in the venv as usual
+
+.PHONY: demo test check suite format clean
+
+demo: $(VENV)/installed
+	$(BIN)/logpx fit digits --out runs/demo
+	$(BIN)/logpx evaluate runs/demo --num-samples 1000
+	$(BIN)/logpx report runs/demo
+
+test: $(VENV)/tested
+	$(MAKE) check suite
+
+check: $(VENV)/tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+suite: $(VENV)/tested
+	$(BIN)/python -m pytest
+
+format: $(VENV)/tested
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist src/*.egg-info

@@ -1,0 +1,172 @@
+"""The state of a fit: where it stands, its weights and their average, saved so that a resume goes on exactly."""
+
+from __future__ import annotations
+
+__all__ = ["State", "WeightAverage", "restore", "save", "save_epoch"]
+
+import csv
+import dataclasses
+import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .files import first_line, write_atomically
+from .run import Run, save_weights
+from .utils import LogpxError
+
+
+@dataclasses.dataclass
+class State:
+    """Where a fit stands, beside the weights."""
+
+    step: int = 0
+    bound_sum: float = 0.0  # over the data of this epoch so far, in nats
+    bound_count: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    def add(self, bound: float, count: int) -> None:
+        """Books a step with a mean bound, in nats, over a number of data."""
+        self.bound_sum += bound * count
+        self.bound_count += count
+
+    def finish_epoch(self, epoch: int, valid: float, learning_rate: float, beta: float) -> dict[str, float]:
+        """Books an epoch and returns its row of metrics; bounds are in nats per datum."""
+        row = {
+            "epoch": epoch,
+            "step": self.step,
+            "train": self.bound_sum / self.bound_count if self.bound_count else math.nan,
+            "valid": valid,
+            "learning_rate": learning_rate,
+            "beta": beta,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 3),
+        }
+        self.rows.append(row)
+        self.bound_sum, self.bound_count = 0.0, 0
+        return row
+
+    def note(self, epoch: int, epochs: int) -> str:
+        """Says in a few words where the fit stands."""
+        train = self.bound_sum / self.bound_count if self.bound_count else math.nan
+        last = self.rows[-1] if self.rows else {"train": math.nan, "valid": math.nan}
+        train = last["train"] if math.isnan(train) else train
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"epoch {epoch + 1}/{epochs}, train {train:.2f}, valid {last['valid']:.2f} nats{skipped}"
+
+
+class WeightAverage:
+    r"""The weights that are kept: the model's own, or their exponential average.
+
+    :math:`\bar\theta \leftarrow d_t \bar\theta + (1 - d_t) \theta` after step t. The decay starts low,
+    :math:`d_t = \min(d, (1 + t) / (10 + t))`, so that the first weights are soon forgotten.
+
+    Arguments:
+        model: The model.
+        decay: The decay d per step; 0 keeps the model's own weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema must be in [0, 1), but is {decay}: 0 turns it off, 0.999 averages over 1,000 steps.")
+        self.model, self.decay, self.count = model, decay, 0
+        self.average = {k: p.detach().clone() for k, p in model.named_parameters()} if decay else {}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Follows a step of the model's weights."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        if self.average:
+            parameters = [p.detach() for p in self.model.parameters()]
+            torch._foreach_lerp_(list(self.average.values()), parameters, 1 - decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Returns the weights that are kept, buffers included, by name."""
+        return {**self.model.state_dict(), **self.average}
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the model has the weights that are kept."""
+        if not self.average:
+            yield
+            return
+        own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.model.load_state_dict(self.average, strict=False)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own, strict=False)
+
+
+def save(run: Run, state: State, model: nn.Module, optimizer: Optimizer, average: WeightAverage) -> None:
+    """Writes training.pt, from which :func:`restore` goes on, and last.safetensors."""
+    content = {
+        "state": dataclasses.asdict(state),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.average,
+        "average_count": average.count,
+    }
+    write_atomically(run.path / "training.pt", partial(torch.save, content))
+    save_weights(average.weights(), run.path / "last.safetensors")
+
+
+def save_epoch(run: Run, state: State, average: WeightAverage, chooses: bool) -> None:
+    """Writes metrics.csv, and best.safetensors when the epoch is the best so far or there is nothing to choose by."""
+    valid = state.rows[-1]["valid"]
+    chooses = chooses and not math.isnan(valid)
+    if not chooses or valid > state.best:
+        state.best, state.best_epoch = (valid if chooses else state.best), int(state.rows[-1]["epoch"])
+        save_weights(average.weights(), run.path / "best.safetensors")
+    write_atomically(run.path / "metrics.csv", partial(_write_rows, state.rows))
+
+
+def restore(run: Run, model: nn.Module, optimizer: Optimizer, average: WeightAverage) -> State:
+    """Loads the state that :func:`save` wrote into model, optimizer and average; a fresh one where there is none.
+
+    Raises:
+        LogpxError: If the file is damaged or belongs to another model.
+    """
+    path = run.path / "training.pt"
+    if not path.exists():
+        return State()
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        for name, value in content["average"].items():
+            average.average[name].copy_(value)
+        average.count = content["average_count"]
+        return State(**content["state"])
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise LogpxError(
+            f"{path} cannot be resumed from ({first_line(error)}): fit again into another folder."
+        ) from error
+
+
+def _write_rows(rows: list[dict[str, float]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(
+            {k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows
+        )

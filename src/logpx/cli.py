@@ -1,0 +1,356 @@
+"""The command line: fit, evaluate, sample, reconstruct, encode, report, data. Torch is imported when a command runs."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import dataclasses
+import shutil
+import sys
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+from jsonargparse import ArgumentParser, Namespace
+
+from .data.catalogue import CATALOGUE
+from .settings import SECTIONS, Settings, known_recipes
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .run import Run
+
+DESCRIPTION = """Train latent-variable models, and say how probable data are under them: log p(x), with an error bar.
+
+  logpx fit digits                 fit a variational autoencoder; the result is in runs/digits
+  logpx evaluate runs/digits       log p(x) of the test data, in nats and bits per dimension
+  logpx report runs/digits         one page of figures and numbers"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for an interrupt.
+
+    Arguments:
+        argv: The words behind `logpx`; by default those of the process.
+    """
+    parser = _parser()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parser.parse_args(words or ["--help"])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    name = options.pop("subcommand")
+    return _run(COMMANDS[name].function, options[name])
+
+
+def _run(function: Callable[[Namespace], None], options: Namespace) -> int:
+    debug = options.pop("debug")
+    try:
+        function(options)
+        return 0
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "Interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug or not _is_explained(error):
+            raise
+        print(f"logpx: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def _is_explained(error: Exception) -> bool:
+    """Errors of use have a message of ours; anything else is a defect, and keeps its traceback."""
+    from .utils import LogpxError
+
+    return isinstance(error, LogpxError | ValueError | TypeError | OSError)
+
+
+def _fit(options: Namespace) -> None:
+    given = {name: value for name, value in vars(options).items() if name not in FIT_OPTIONS}
+    if options.resume is not None:
+        _resume(options, given)
+        return
+    if options.data is None:
+        raise ValueError("fit needs data: logpx fit digits, or another name, a .npy or .npz file, or a folder.")
+    settings = _settings(options, given)
+    if options.print_config:
+        print(settings.to_yaml(), end="")
+        return
+    from .train import fit
+
+    run = fit(options.data, settings=settings, out=options.out)
+    _fitted(run)
+
+
+def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
+    if options.config is not None and options.recipe is not None:
+        raise ValueError("Give --config or --recipe, not both: a config is complete in itself.")
+    if options.config is None:
+        settings = Settings.from_recipe(options.data, options.recipe)
+    else:
+        settings = Settings.from_file(options.config).override(name=options.data)
+    return settings.override(**given)
+
+
+def _resume(options: Namespace, given: dict[str, Any]) -> None:
+    if options.data is not None or set(given) - {"epochs"}:
+        raise ValueError("--resume takes no data and no settings but --epochs: the run has its own.")
+    from .train import resume
+
+    _fitted(resume(options.resume, epochs=given.get("epochs")))
+
+
+def _fitted(run: Run) -> None:
+    last = {key: column[-1] for key, column in run.metrics().items()}
+    skipped = f", {last['skipped']:.0f} batches skipped" if last["skipped"] else ""
+    bounds = f"{last['train']:.2f} nats on train, {last['valid']:.2f} nats on {run.settings.train.validate_on}"
+    print(f"Fitted in {last['seconds']:.1f} s, {last['epoch']:.0f} epochs{skipped}: bound {bounds}.")
+    print(f"Next: logpx evaluate {run.path}")
+
+
+def _evaluate(options: Namespace) -> None:
+    run = _open(options)
+    evaluation = run.evaluate(
+        options.split,
+        weights=options.weights,
+        estimator=options.estimator,
+        num_samples=options.num_samples,
+        limit=options.limit,
+        seed=options.seed,
+        device=options.device,
+    )
+    print(evaluation)
+    if options.scores is not None:
+        evaluation.write_scores(options.scores)
+        print(f"Scores of each datum: {options.scores}")
+    print(f"Record: {run.path / 'evaluation.json'}\nNext: logpx report {run.path}")
+
+
+def _sample(options: Namespace) -> None:
+    from . import generate, plots
+
+    run = _open(options)
+    model = run.load_model()
+    x = generate.sample(model, options.num, seed=options.seed, mean=not options.draw)
+    title = f"{options.num} samples from the model ({'draws' if options.draw else 'means of the likelihood'})."
+    _write_pictures(options, run, "samples.png", x.numpy(), lambda: plots.image_grid(x.numpy(), title=title))
+
+
+def _reconstruct(options: Namespace) -> None:
+    import torch
+
+    from . import generate, plots
+
+    run = _open(options)
+    split = run.load_split(options.split).take(options.num)
+    x = split.batch(torch.arange(len(split))).x
+    y = generate.reconstruct(run.load_model(), x, seed=options.seed)
+    _write_pictures(
+        options,
+        run,
+        "reconstructions.png",
+        y.numpy(),
+        lambda: plots.paired_grid(x.numpy(), y.numpy()),
+        originals=x.numpy(),
+    )
+
+
+def _encode(options: Namespace) -> None:
+    from .data import load_data
+    from .files import write_arrays
+    from .generate import encode_all
+
+    run = _open(options)
+    data = run.load_data() if options.data is None else load_data(options.data, data_root=options.data_root)
+    codes = encode_all(
+        run.load_model(), data, {part: run.split_of(data, part) for part in data.parts}, seed=options.seed
+    )
+    write_arrays(Path(options.output), codes)
+    print(f"{len(codes['mean'])} codes of {codes['mean'].shape[1]} latents: {options.output}")
+
+
+def _report(options: Namespace) -> None:
+    from .report import report
+
+    print(f"Report: {report(_open(options))}")
+
+
+def _data(options: Namespace) -> None:
+    from .data import known_data
+
+    for known in known_data(options.data_root):
+        shape = "x".join(str(size) for size in known.event_shape)
+        sizes = ", ".join(f"{part} {size:,}" for part, size in known.sizes.items())
+        print(f"{known.name}\n  {known.description}\n  {known.kind}, {shape}; {sizes}; recipe {known.default_recipe}")
+        print(f"  {'found: ' + known.found if known.found else 'not here: ' + known.how_to_get}")
+    print("Anybody's own\n  a .npy or .npz file, or a folder of PNG, JPEG or WebP images, by its path")
+
+
+def _open(options: Namespace) -> Run:
+    from .run import Run
+
+    run = Run.open(options.run)
+    run.data_root = options.data_root
+    return run
+
+
+def _write_pictures(options: Namespace, run: Run, name: str, data: Any, draw: Callable[[], Any], **more: Any) -> None:
+    from .files import write_arrays, write_atomically
+
+    path = Path(options.output or run.path / name)
+    if path.suffix == ".npz":
+        write_arrays(path, {"x": data, **more})
+    elif path.suffix in (".png", ".pdf", ".svg"):
+        figure = draw()
+        write_atomically(path, lambda tmp: figure.savefig(tmp))
+    else:
+        raise ValueError(f"The output must end in .png, .pdf, .svg or .npz, but is {path}: choose one of these.")
+    print(path)
+
+
+def _add_fit(parser: ArgumentParser) -> None:
+    names = ", ".join(CATALOGUE)
+    parser.add_argument("data", nargs="?", help=f"{names}, a .npy or .npz file, or a folder of images")
+    parser.add_argument("--recipe", help=f"named settings: {', '.join(known_recipes())}; by default that of the data")
+    parser.add_argument("--config", help="settings from a YAML file, in place of a recipe")
+    parser.add_argument("--print-config", action="store_true", help="print the full resolved settings and stop")
+    parser.add_argument("--out", help="run folder; by default runs/ and the name of the data")
+    parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
+    for field in dataclasses.fields(Settings):
+        if field.name not in SECTIONS:
+            _add_setting(parser, field, get_type_hints(Settings)[field.name])
+    for name, section in SECTIONS.items():
+        group = parser.add_argument_group(name)
+        hints = get_type_hints(section)
+        for field in dataclasses.fields(section):
+            if (name, field.name) != ("data", "name"):
+                _add_setting(group, field, hints[field.name])
+
+
+FIT_OPTIONS = ("data", "recipe", "config", "print_config", "out", "resume")
+
+
+def _add_setting(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+    default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    if isinstance(field.default, tuple):
+        group.add_argument(flag, type=int, nargs="+", default=SUPPRESS, help=f"{text} (recipe's, else {default})")
+    else:
+        group.add_argument(flag, type=hint, default=SUPPRESS, help=f"{text} (recipe's, else {default})")
+
+
+def _add_evaluate(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--estimator",
+        type=Literal["importance", "prior"],
+        default="importance",
+        help="proposal: the encoder, or the prior",
+    )
+    parser.add_argument("--num-samples", type=int, default=5000, help="draws of z per datum")
+    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
+    parser.add_argument("--limit", type=int | None, help="the first data only")
+    parser.add_argument(
+        "--weights",
+        type=Literal["best", "last"],
+        default="best",
+        help="by validation, or after the last epoch",
+    )
+    parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    parser.add_argument("--scores", help="also write log p(x), error and k-hat of each datum to this CSV file")
+    _add_seed(parser)
+
+
+def _add_sample(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("-n", "--num", type=int, default=96, help="number of samples")
+    parser.add_argument("--draw", action="store_true", help="draw from the likelihood, rather than show its mean")
+    _add_output(parser, "samples.png")
+
+
+def _add_reconstruct(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("-n", "--num", type=int, default=48, help="number of data")
+    parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
+    _add_output(parser, "reconstructions.png")
+
+
+def _add_encode(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("data", nargs="?", help="a data set of the same shape; by default that of the run")
+    parser.add_argument("-o", "--output", default="latents.npz", help="the .npz file to write")
+    _add_seed(parser)
+
+
+def _add_report(parser: ArgumentParser) -> None:
+    _add_run(parser)
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    _add_data_root(parser)
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("run", help="a run folder, as made by logpx fit")
+    _add_data_root(parser)
+
+
+def _add_data_root(parser: ArgumentParser) -> None:
+    parser.add_argument("--data-root", help="folder to look for named data in, before LOGPX_DATA and the user's cache")
+
+
+def _add_output(parser: ArgumentParser, name: str) -> None:
+    parser.add_argument("-o", "--output", help=f".png, .pdf, .svg or .npz; by default {name} in the run folder")
+    _add_seed(parser)
+
+
+def _add_seed(parser: ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    function: Callable[[Namespace], None]
+    add_options: Callable[[ArgumentParser], None]
+    help: str
+
+
+COMMANDS = {
+    "fit": _Command(_fit, _add_fit, "fit a variational autoencoder to data"),
+    "evaluate": _Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
+    "sample": _Command(_sample, _add_sample, "draw new data from the model"),
+    "reconstruct": _Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),
+    "encode": _Command(_encode, _add_encode, "write the posterior means and scales of data to a file"),
+    "report": _Command(_report, _add_report, "write one page of figures and numbers"),
+    "data": _Command(_data, _add_data, "list the data sets that are known, and where each was found"),
+}
+
+
+def _parser() -> ArgumentParser:
+    parser = _new_parser(None, DESCRIPTION, version=__version__)
+    commands = parser.add_subcommands(metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        operand = {"fit": "DATA", "encode": "RUN [DATA]", "data": ""}.get(name, "RUN")
+        sub = _new_parser(f"logpx {name} {operand} [options]", command.help.capitalize() + ".")
+        command.add_options(sub)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        commands.add_subcommand(name, sub, help=command.help)
+    return parser
+
+
+def _new_parser(usage: str | None, description: str, **more: Any) -> ArgumentParser:
+    return ArgumentParser(
+        prog="logpx", usage=usage, description=description, formatter_class=_Help, allow_abbrev=False, **more
+    )
+
+
+class _Help(RawDescriptionHelpFormatter):
+    """Plain help, as wide as the terminal up to 100 columns, without types and defaults that the texts say already."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns, 100) - 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""From a name or a path to a data set in memory."""
+
+from __future__ import annotations
+
+__all__ = ["known_data", "load_data"]
+
+import difflib
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..utils import LogpxError
+from ._parts import Raw, divide, from_whole
+from .amat import read_amat
+from .arrays import load_arrays
+from .catalogue import CATALOGUE, File, Known
+from .dataset import DataSet
+from .download import download, first_writable
+from .find import find_file, known_data, search_roots
+from .idx import read_idx
+from .images import load_images
+
+
+def load_data(
+    name_or_path: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    num_valid: int | None = None,
+    download: bool = True,
+) -> DataSet:
+    """Loads a data set by its name, or from a .npy or .npz file or a folder of images.
+
+    A named set is looked for under `data_root`, $LOGPX_DATA and the user's cache, then downloaded to the
+    first of these that can be written to; its content is checked against a known hash.
+
+    Arguments:
+        name_or_path: A known name, or a path; a `Path`, or a string such as "./mnist", is always a path.
+        data_root: The folder to look in first for a named set.
+        num_valid: How many of the last training data to validate on; None for the default. Where the set has
+            validation data of its own, 0 appends these to train.
+        download: Whether a named set that was not found may be downloaded.
+
+    Raises:
+        LogpxError: If the set is unknown, absent, or damaged.
+        ValueError: If `num_valid` is not possible.
+
+    Example:
+        >>> data = load_data("digits")
+        >>> data.event_shape, data.kind, [len(part) for part in data.parts.values()]
+        ((1, 8, 8), '8-bit', [1197, 300, 300])
+    """
+    if isinstance(name_or_path, str) and name_or_path in CATALOGUE:
+        known = CATALOGUE[name_or_path]
+        raw = _load_files(known, data_root, download) if known.files else _load_digits(known)
+        return divide(known.name, raw, num_valid)
+    path = Path(name_or_path).expanduser()
+    return divide(path.name if path.is_dir() else path.stem, _load_path(path, str(name_or_path)), num_valid)
+
+
+def _load_path(path: Path, received: str) -> Raw:
+    if path.is_dir():
+        return load_images(path)
+    if path.is_file() and path.suffix in (".npy", ".npz"):
+        return load_arrays(path)
+    if path.is_file():
+        raise LogpxError(
+            f"{path}: expected a .npy or .npz file or a folder of images, received a file of another type; convert it."
+        )
+    closest = difflib.get_close_matches(received, CATALOGUE, n=1, cutoff=0.5)
+    hint = f"did you mean {closest[0]!r}?" if closest else "pass one of these."
+    raise LogpxError(
+        f"expected a path that exists or a data set among {', '.join(CATALOGUE)}, received {received!r}; {hint}"
+    )
+
+
+def _load_digits(known: Known) -> Raw:
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images).to(torch.uint8)[:, None]
+    return from_whole(known.kind, known.levels, images, "scikit-learn", num_test=known.sizes["test"])
+
+
+def _load_files(known: Known, data_root: str | Path | None, may_download: bool) -> Raw:
+    roots = search_roots(data_root)
+    paths = {
+        file.part: find_file(known, file, roots) or _fetch(known, file, roots, may_download) for file in known.files
+    }
+    parts = {
+        file.part: read_known(known, file, paths[file.part]).reshape(-1, *known.event_shape) for file in known.files
+    }
+    return Raw(
+        known.kind,
+        known.levels,
+        train=parts["train"],
+        valid=parts.get("valid"),
+        test=parts["test"],
+        default_num_valid=known.sizes["valid"],
+        source=str(paths["train"].parent),
+    )
+
+
+def read_known(known: Known, file: File, path: Path) -> Tensor:
+    """Reads a file of a named set, plain or gzipped, and checks its content.
+
+    Arguments:
+        known: The data set.
+        file: The file in the catalogue.
+        path: Where it was found.
+
+    Raises:
+        LogpxError: If it is damaged or holds something else.
+    """
+    if ".amat" in file.name:
+        values = read_amat(path, (file.shape[0], file.shape[1]))
+    else:
+        values = read_idx(path, file.shape)
+    received = hashlib.sha256(values.numpy().data).hexdigest()
+    if received != file.sha256:
+        raise LogpxError(
+            f"{path}: expected content with the sha256 {file.sha256}, received {received}{_whose(received)}; "
+            f"delete it and get it again from {known.url}{file.name}."
+        )
+    return values
+
+
+def _whose(sha256: str) -> str:
+    owners = [known.name for known in CATALOGUE.values() for file in known.files if file.sha256 == sha256]
+    return f", which is that of {owners[0]}" if owners else ""
+
+
+def _fetch(known: Known, file: File, roots: list[Path], may_download: bool) -> Path:
+    folder = first_writable(roots) / known.name
+    reason = "downloading is switched off"
+    if may_download:
+        try:
+            return download(known.url + file.name, folder / file.name, lambda path: read_known(known, file, path))
+        except LogpxError as error:
+            reason = str(error).removesuffix(".")
+    looked = ", ".join(str(root) for root in roots)
+    raise LogpxError(
+        f"{known.name}: expected the files {', '.join(file.name for file in known.files)} under {looked}, "
+        f"received no {file.name} ({reason}); put them into {folder}."
+    )

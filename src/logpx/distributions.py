@@ -1,0 +1,106 @@
+r"""Distributions that torch lacks: strict and relaxed Bernoulli vectors with a fused log-probability.
+
+.. math:: \log p(x) = \sum_d x_d a_d - \log(1 + e^{a_d}), \qquad a = \mathrm{logits},
+
+is the log-probability of binary x, and a mere loss (binary cross-entropy) of greys x in [0, 1].
+"""
+
+from __future__ import annotations
+
+__all__ = ["IndependentBernoulli", "RelaxedBernoulli", "relaxation"]
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent
+from torch.types import _size
+
+
+class IndependentBernoulli(Independent):
+    r"""A vector (or image) of independent binary variables, :math:`p(x) = \prod_d \mathcal{B}(x_d; \sigma(a_d))`.
+
+    It is strict: data other than 0 and 1 are refused. The sum over dimensions is fused, so that the data are never
+    copied to the shape of the logits.
+
+    Arguments:
+        logits: The logits a, with shape (*, event shape).
+        event_ndims: The number of dimensions of one event.
+
+    Example:
+        >>> p = IndependentBernoulli(torch.zeros(5, 2), event_ndims=1)
+        >>> round(p.log_prob(torch.ones(2)).exp()[0].item(), 6)
+        0.25
+    """
+
+    base_dist: Bernoulli
+
+    def __init__(self, logits: Tensor, event_ndims: int) -> None:
+        super().__init__(Bernoulli(logits=logits, validate_args=False), event_ndims, validate_args=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits a, with shape (*, event shape)."""
+        return self.base_dist.logits
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> IndependentBernoulli:
+        """Returns the distribution with its batch shape expanded."""
+        logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
+        return type(self)(logits, self.reinterpreted_batch_ndims)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Returns log p(x), in nats, with the batch shape.
+
+        Raises:
+            ValueError: If a value lies outside the support.
+        """
+        self._check(value)
+        ndims = self.reinterpreted_batch_ndims
+        a, x = self.logits.flatten(-ndims), value.flatten(-ndims)
+        # log p(x) = x . a - sum_d log(1 + e^{a_d})
+        return torch.einsum("...d,...d->...", a, x) - F.softplus(a).sum(-1)
+
+    def _check(self, x: Tensor) -> None:
+        if not ((x == 0) | (x == 1)).all():
+            odd = x[(x != 0) & (x != 1)][0].item()
+            raise ValueError(
+                f"A Bernoulli decoder needs data of 0 and 1, but got {odd:.6g}: binarize the data "
+                "(for instance binarization dynamic), or ask for the relaxed-bernoulli likelihood by name."
+            )
+
+
+class RelaxedBernoulli(IndependentBernoulli):
+    r"""Binary cross-entropy on greys in [0, 1], :math:`\sum_d x_d a_d - \log(1 + e^{a_d})`: not a log-probability.
+
+    It does not integrate to one over greys, so `log_prob` is a score by which models of one kind compare at best; it
+    is never turned into bits. (torch's `RelaxedBernoulli`, the concrete distribution, is another thing.)
+    """
+
+    relaxed = "binary cross-entropy on greys is a relaxed likelihood, not a log-probability of the data"
+
+    def _check(self, x: Tensor) -> None:
+        if not ((x >= 0) & (x <= 1)).all():
+            odd = x[~((x >= 0) & (x <= 1))][0].item()
+            raise ValueError(
+                f"A relaxed Bernoulli decoder needs greys in [0, 1], but got {odd:.6g}: scale the data to [0, 1]."
+            )
+
+
+def relaxation(decoder: Distribution, kind: str) -> str | None:
+    """Returns why a decoder's log_prob is not a log-probability of such data, or None where it is.
+
+    Arguments:
+        decoder: A distribution p(x | z) over data.
+        kind: The kind of the data: binary, 8-bit or real.
+    """
+    relaxed: str | None = getattr(decoder, "relaxed", None)
+    if relaxed is None and kind != "real" and not _is_discrete(decoder):
+        return f"a density on {kind} data is a relaxed likelihood, not a log-probability of the data"
+    return relaxed
+
+
+def _is_discrete(distribution: Distribution) -> bool:
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return False
+    return bool(support is not None and support.is_discrete)

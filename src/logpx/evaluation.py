@@ -1,0 +1,295 @@
+r"""A model and data in, a record out: the mean of log p(x) with its errors, bits/dim, rate, distortion, diagnosis.
+
+For n data with estimates :math:`\hat\ell_i` and Monte Carlo standard errors :math:`s_i`,
+
+.. math:: \mathrm{total}^2 = \mathrm{sd}(\hat\ell)^2 / n, \qquad \mathrm{MonteCarlo}^2 = \sum_i s_i^2 / n^2, \qquad
+          \mathrm{testset}^2 = \mathrm{total}^2 - \mathrm{MonteCarlo}^2:
+
+more samples would shrink the second, more data the third. The bias of a finite number of samples is in none of them.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DATA_BLOCK", "SCORES", "Evaluation", "evaluate"]
+
+import dataclasses
+import datetime
+import math
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .data import Batch, Split
+from .distributions import relaxation
+from .evidence import Evidence, importance
+from .evidence.proposals import ESTIMATORS
+from .files import write_text
+from .model import LatentVariableModel, as_model, call, evaluating, propose
+from .progress import track
+from .utils import bits_per_dim, chunks, keyed_rng
+from .version import __version__
+from .wording import flags, rows, tail_sentence
+
+DATA_BLOCK = 32
+ACTIVE_VARIANCE = 0.01
+IN_NATS = ("log_evidence", "standard_error", "elbo", "rate", "distortion", "jackknife")
+SCORES = (
+    "log_evidence",
+    "standard_error",
+    "ess",
+    "pareto_k",
+    "num_samples",
+    "elbo",
+    "rate",
+    "distortion",
+    "jackknife",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The record of an evaluation, fit for JSON, and the evidence per datum behind it."""
+
+    record: dict[str, Any]
+    evidence: Evidence
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """Returns the numbers per datum by name, each with shape (N,), in nats where they have a unit."""
+        columns = {name: getattr(self.evidence, name).numpy() for name in SCORES}
+        return {"index": np.arange(len(self.evidence.log_evidence)), **columns}
+
+    def write_scores(self, path: str | Path) -> None:
+        """Writes the numbers per datum to a CSV file; columns in nats say so."""
+        scores = self.scores()
+        names = [f"{name}_nats" if name in IN_NATS else name for name in scores]
+        table = zip(*(column.tolist() for column in scores.values()), strict=True)
+        lines = [",".join(names), *(",".join(f"{value:.9g}" for value in row) for row in table)]
+        write_text(Path(path), "\n".join(lines) + "\n")
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Returns the table of results: names and values with their units."""
+        return rows(self.record)
+
+    def __str__(self) -> str:
+        table = self.rows()
+        width = max(len(name) for name, _ in table)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in table)
+
+
+def evaluate(
+    model: LatentVariableModel,
+    split: Split,
+    *,
+    estimator: str = "importance",
+    num_samples: int = 5000,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    memory_budget: int = 2**28,
+    data_hash: str | None = None,
+    data_name: str | None = None,
+    progress: bool | None = None,
+) -> Evaluation:
+    """Estimates log p(x) of data under any model with the three methods.
+
+    Arguments:
+        model: The model; a module is put into evaluation mode meanwhile.
+        split: The data, as `DataSet.split` gives them.
+        estimator: "importance" with the encoder as proposal, or "prior" for plain Monte Carlo.
+        num_samples: The number S of draws per datum.
+        limit: Evaluate the first data only; by default all.
+        seed: The seed of the draws.
+        device: "auto", or a torch device.
+        memory_budget: The memory for the decoder's outputs, in bytes, as a rough guide; it changes no result.
+        data_hash: The hash of the data, for the record.
+        data_name: The name of the data, for the record.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
+    Returns:
+        The record and the evidence per datum.
+
+    Raises:
+        ValueError: If an option is unknown, there are no data, or a term of the model has a wrong shape.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, but is {estimator!r}: choose one.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, but is {limit}: leave it out to take all data.")
+    split = split if limit is None else split.take(limit)
+    if len(split) == 0:
+        raise ValueError(f"The {split.name} split is empty: choose another split.")
+    target = _device(device)
+    started = time.perf_counter()
+    as_model(model)
+    _move(model, target)
+    with evaluating(model):
+        evidence, relaxed = _estimate(model, split, estimator, num_samples, seed, target, memory_budget, progress)
+    record = {
+        "schema": 1,
+        "data": _describe(split, data_name, data_hash),
+        "model": type(model).__name__,
+        "estimator": estimator,
+        "proposal": _proposal_name(model, estimator),
+        "num_samples": num_samples,
+        "seed": seed,
+        "relaxed": relaxed,
+        **_summary(evidence, split, relaxed),
+        "provenance": _provenance(target, time.perf_counter() - started),
+    }
+    record["flags"] = flags(record)
+    return Evaluation(record, evidence)
+
+
+def _estimate(
+    model: LatentVariableModel,
+    split: Split,
+    estimator: str,
+    num_samples: int,
+    seed: int,
+    device: torch.device,
+    memory_budget: int,
+    progress: bool | None,
+) -> tuple[Evidence, str | None]:
+    make_proposal = ESTIMATORS[estimator][1]
+    blocks, relaxed = [], None
+    split = split.to(device)
+    with track("evaluate", len(split), progress) as show:
+        for number, (start, stop) in enumerate(chunks(len(split), DATA_BLOCK)):
+            batch = split.batch(torch.arange(start, stop, device=device), device)
+            if number == 0:
+                relaxed = _relaxation(model, batch, split.kind, seed)
+            evidence = importance(
+                model,
+                batch.x,
+                num_samples,
+                proposal=None if make_proposal is None else make_proposal(model, batch.context),
+                context=batch.context,
+                mask=batch.mask,
+                seed=seed,
+                block=number,
+                memory_budget=memory_budget,
+            )
+            blocks.append(evidence.cpu())
+            show(stop, f"log p(x) {torch.cat([b.log_evidence for b in blocks]).mean():.2f} nats")
+    return Evidence.cat(blocks), relaxed
+
+
+def _relaxation(model: LatentVariableModel, batch: Batch, kind: str, seed: int) -> str | None:
+    """Asks the decoder's distribution whether it is a likelihood of such data."""
+    with keyed_rng(seed, "relaxation", device=batch.x.device):
+        z = propose(model, batch.x, context=batch.context).sample((1,))
+    return relaxation(call(model.decoder, z, context=batch.context), kind)
+
+
+def _summary(evidence: Evidence, split: Split, relaxed: str | None) -> dict[str, Any]:
+    log_p, error, k = evidence.log_evidence, evidence.standard_error, evidence.pareto_k
+    n, num_dims = len(log_p), math.prod(split.event_shape)
+    mean, total = log_p.mean().item(), _standard_error(log_p)
+    monte_carlo = error.square().sum().sqrt().item() / n
+    bits = {"mean": bits_per_dim(mean, num_dims), "error": -bits_per_dim(total, num_dims)}
+    return {
+        "log_evidence": {
+            "mean": mean,
+            "total": log_p.sum().item(),
+            "error": total,
+            "monte_carlo_error": monte_carlo,
+            "test_set_error": math.sqrt(max(total**2 - monte_carlo**2, 0.0)) if total == total else math.nan,
+        },
+        "bits_per_dim": None if relaxed else bits,
+        "elbo": evidence.elbo.mean().item(),
+        "rate": _known(evidence.rate.mean()),
+        "distortion": _known(evidence.distortion.mean()),
+        **_activity(evidence.latent_mean),
+        "jackknife": _jackknife(evidence),
+        "pareto_k": _tails(k),
+        "ess": {"median": evidence.ess.median().item(), "minimum": evidence.ess.min().item()},
+        "num_nonfinite": int((~torch.isfinite(log_p)).sum()),
+        "curve": _curve(evidence),
+    }
+
+
+def _standard_error(values: Tensor) -> float:
+    """Returns sd / sqrt(n), NaN for a single datum."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _activity(latent_mean: Tensor) -> dict[str, int | None]:
+    """Counts latents whose posterior mean varies over data, Var_x(E_q[z]) > 0.01 (Burda et al., 2016)."""
+    if latent_mean.shape[1] == 0 or len(latent_mean) < 2:
+        return {"active_units": None, "num_latents": latent_mean.shape[1] or None}
+    active = int((latent_mean.var(0) > ACTIVE_VARIANCE).sum())
+    return {"active_units": active, "num_latents": latent_mean.shape[1]}
+
+
+def _jackknife(evidence: Evidence) -> dict[str, float] | None:
+    """Estimates the finite-sample bias from the data whose estimate does not hang on one block of draws."""
+    bias = (evidence.log_evidence - evidence.jackknife).mean().item()
+    return {"mean": evidence.jackknife.mean().item(), "bias": bias} if math.isfinite(bias) else None
+
+
+def _tails(k: Tensor) -> dict[str, Any]:
+    if torch.isnan(k).all():
+        sentence = "There are too few samples to judge the tail of the weights: draw at least 25 per datum."
+        return {"share_above_05": None, "share_above_07": None, "median": None, "sentence": sentence}
+    above_05, above_07 = ((k > limit).double().mean().item() for limit in (0.5, 0.7))
+    shares = {"share_above_05": above_05, "share_above_07": above_07, "median": k.median().item()}
+    return {**shares, "sentence": tail_sentence(above_05, above_07, bool((k == -math.inf).all()))}
+
+
+def _curve(evidence: Evidence) -> dict[str, list[float]]:
+    return {
+        "num_samples": evidence.curve_samples.tolist(),
+        "mean": evidence.curve.mean(1).tolist(),
+        "error": [_standard_error(row) for row in evidence.curve],
+    }
+
+
+def _describe(split: Split, name: str | None, data_hash: str | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "split": split.name,
+        "num_data": len(split),
+        "kind": split.kind,
+        "event_shape": list(split.event_shape),
+        "binarization": split.binarization,
+        "hash": data_hash,
+    }
+
+
+def _provenance(device: torch.device, seconds: float) -> dict[str, Any]:
+    return {
+        "logpx": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 2),
+    }
+
+
+def _known(value: Tensor) -> float | None:
+    return value.item() if not math.isnan(value.item()) else None
+
+
+def _proposal_name(model: LatentVariableModel, estimator: str) -> str:
+    own = ESTIMATORS[estimator][1] is None and getattr(model, "log_weights", None) is not None
+    return "the model's own" if own else ESTIMATORS[estimator][0]
+
+
+def _move(model: object, device: torch.device) -> None:
+    if isinstance(model, nn.Module):
+        model.to(device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)

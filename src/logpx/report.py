@@ -1,0 +1,227 @@
+"""A run folder in, one self-contained HTML page out: the number, its errors and diagnosis, and pictures.
+
+The page needs no network and no script. It and the figures (also written as PNG files) are a function of the
+run, the data and the seed alone, so that writing them twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+__all__ = ["report"]
+
+import base64
+import importlib.resources
+import io
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import ChainableUndefined, Environment, Undefined
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from . import generate, plots
+from .data import Split
+from .files import write_atomically
+from .model import LatentVariableModel
+from .run import Run
+
+NUM_ENCODED = 500  # data that say which latents are active
+NUM_PAIRS, NUM_SAMPLES, NUM_EXTREMES = 36, 60, 10
+NUM_COLUMNS = 12
+
+
+def report(run: Run, *, model: LatentVariableModel | None = None, split: Split | None = None, seed: int = 0) -> Path:
+    """Writes `report.html` and the figures of a run.
+
+    Arguments:
+        run: The run folder; without an evaluation the page says how to add one.
+        model: The model; by default the run's own.
+        split: The data that are pictured; by default those of the evaluation, or else the test data.
+        seed: The seed of the samples from the prior.
+
+    Returns:
+        The path of the page.
+    """
+    record, scores = run.evaluation() or {}, run.scores() or {}
+    model = run.load_model() if model is None else model
+    split = run.load_split(record.get("data", {}).get("split", "test")) if split is None else split
+    figures = _training(run.metrics()) | _pictures(model, split, seed) | _evidence(record, scores, split)
+    images = {name: _png(figure) for name, figure in figures.items()}
+    for name, image in images.items():
+        _write(run.path / "figures" / f"{name}.png", image)
+    page = _render(run, record, {name: _inline(figures[name], image) for name, image in images.items()})
+    _write(run.path / "report.html", page.encode())
+    return run.path / "report.html"
+
+
+def _training(metrics: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+    return {"training_curves": plots.training_curves(metrics)} if len(metrics.get("epoch", ())) else {}
+
+
+def _pictures(model: LatentVariableModel, split: Split, seed: int) -> dict[str, Figure]:
+    """Draws what the model makes of data, and what it makes by itself."""
+    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else "cpu"
+    samples = generate.sample(model, NUM_SAMPLES, seed=seed, device=device)
+    x = split.epoch(0).batch(torch.arange(min(len(split), NUM_ENCODED)), device=device).x
+    limits = _limits(split.kind, x if len(x) else samples)
+    figures = {}
+    if len(x):
+        pairs = _array(x[:NUM_PAIRS]), _array(generate.reconstruct(model, x[:NUM_PAIRS], seed=seed))
+        title = f"Data ({split.name}), and below them their reconstructions."
+        figures["reconstructions"] = plots.paired_grid(*pairs, NUM_COLUMNS, title=title, limits=limits)
+    title = "What the model generates from draws of its prior."
+    figures["samples"] = plots.image_grid(_array(samples), NUM_COLUMNS, title=title, limits=limits)
+    if generate.has_real_latents(model):
+        figures |= _latents(model, x, limits, seed)
+    return figures
+
+
+def _latents(model: LatentVariableModel, x: Tensor, limits: tuple[float, float], seed: int) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    if len(x):
+        tiles = _array(generate.traverse(model, x, seed=seed))
+        rows = [f"latent {i}" for i in generate.active_latents(model, x, len(tiles), seed=seed).tolist()]
+        columns = [number(value, 1) for value in generate.TRAVERSAL]
+        title = "In each row one latent of the same datum moves, and the others stay."
+        unit = "value of the latent (no unit)"
+        figures["traversals"] = plots.traversal_grid(tiles, rows, columns, title=title, x_label=unit, limits=limits)
+    if model.prior().event_shape == (2,):
+        tiles = _array(generate.manifold(model, seed=seed, device=x.device))
+        title = "The plane of the two latents, decoded."
+        unit = "latent 0 grows to the right, latent 1 upwards, by quantiles of the prior (no unit)"
+        figures["manifold"] = plots.traversal_grid(tiles, title=title, x_label=unit, limits=limits)
+    return figures
+
+
+def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split: Split) -> dict[str, Figure]:
+    """Draws what an evaluation found, as far as it is there."""
+    figures, quantity = {}, _quantity(record)
+    if len(values := scores.get("log_evidence", np.empty(0))):
+        error = _float(record.get("log_evidence", {}).get("error"))
+        figures["histogram"] = plots.evidence_histogram(values, error=error, quantity=quantity)
+        if not np.isnan(values).all() and len(split):
+            figures["extremes"] = _extremes(scores, split, quantity)
+    if (curve := record.get("curve")) and len(curve["num_samples"]):
+        num, mean, se = (np.array(curve[key], dtype=float) for key in ("num_samples", "mean", "error"))
+        elbo = _float(record.get("elbo"))
+        figures["curve"] = plots.evidence_curve(num, mean, se, elbo, quantity=quantity)
+    if len(values) and "pareto_k" in scores:
+        figures["pareto_k"] = plots.pareto_scatter(values, scores["pareto_k"], quantity=quantity)
+    return figures
+
+
+def _extremes(scores: Mapping[str, np.ndarray], split: Split, quantity: str) -> Figure:
+    values = scores["log_evidence"]
+    chosen = np.concatenate(plots.extreme_indices(values, NUM_EXTREMES))
+    index = scores.get("index", np.arange(len(values)))[chosen]
+    x = split.epoch(0).batch(torch.as_tensor(index, dtype=torch.int64)).x
+    limits = _limits(split.kind, x)
+    return plots.extremes(_array(x), values[chosen], num=NUM_EXTREMES, quantity=quantity, limits=limits)
+
+
+def _limits(kind: str, x: Tensor) -> tuple[float, float]:
+    return plots.value_limits(_array(x)) if kind == "real" else (0.0, 1.0)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    array: np.ndarray = x.detach().float().cpu().numpy()
+    return array
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _inline(figure: Figure, png: bytes) -> dict[str, str]:
+    """Returns an image as a data URI, and its title as the text for those who cannot see it."""
+    alt = figure.get_suptitle().replace("\n", " ").replace(r"$\hat{k}$", "k-hat")
+    return {"src": "data:image/png;base64," + base64.b64encode(png).decode(), "alt": alt}
+
+
+def _render(run: Run, record: Mapping[str, Any], figures: Mapping[str, Mapping[str, str]]) -> str:
+    environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": number,
+        "with_error": with_error,
+        "brief": brief,
+        "percent": percent,
+        "sentence": sentence,
+    }
+    template = (importlib.resources.files(__package__) / "report.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        name=run.path.resolve().name,
+        command=shlex.join(["logpx", "evaluate", str(run.path)]),
+        e=record,
+        quantity=_quantity(record),
+        figures=figures,
+        config=run.config,
+        settings=dict(_flat(run.config)),
+        provenance=dict(_flat({key: record[key] for key in ("data", "model", "provenance") if key in record})),
+    )
+
+
+def _quantity(record: Mapping[str, Any]) -> str:
+    return "relaxed score" if record.get("relaxed") else "log p(x)"
+
+
+def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields dotted names and values of nested settings."""
+    if isinstance(nested, Mapping) and nested:
+        for key, value in nested.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(nested, list | tuple):
+        yield prefix, ", ".join(str(value) for value in nested) or "–"
+    else:
+        yield prefix, "–" if nested is None or nested == {} else str(nested)
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """Formats a number with thousands separated; what is missing is a dash."""
+    x = _float(value)
+    if x is None:
+        return "–"
+    if not math.isfinite(x):
+        return "undefined" if math.isnan(x) else "∞" if x > 0 else "−∞"
+    return f"{x:,.{digits}f}".replace("-", "−")
+
+
+def with_error(mean: Any, error: Any) -> str:
+    """Formats a mean and its standard error, both to the error's second significant digit."""
+    x, e = _float(mean), _float(error)
+    if x is None or e is None or not math.isfinite(x):
+        return number(mean)
+    digits = plots.decimals(e)
+    return f"{number(x, digits)} ± {number(e, digits)}"
+
+
+def brief(value: Any) -> str:
+    """Formats a small number, such as an error, to two significant digits."""
+    x = _float(value)
+    tiny = x is not None and 0 < abs(x) < 1e-4
+    return f"{x:.1e}".replace("-", "−") if tiny else number(x, plots.decimals(x or 0.0))
+
+
+def sentence(text: str) -> str:
+    """Gives a reason a capital letter and a full stop."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def percent(value: Any) -> str:
+    """Formats a share."""
+    x = _float(value)
+    return "–" if x is None else f"{x:.1%}"
+
+
+def _float(value: Any) -> float | None:
+    """Returns a number of a record, or None where it is null or absent."""
+    return None if value is None or isinstance(value, Undefined) else float(value)

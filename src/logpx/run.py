@@ -1,0 +1,352 @@
+"""A run folder: settings, weights, metrics and evaluation, each file written whole or not at all.
+
+    config.yaml           the full settings, fit for --config
+    run.json              schema, versions, the data's name, kind, shape and hash
+    metrics.csv           one row per epoch
+    best.safetensors      weights with the best validation bound (the last ones where there is no validation)
+    last.safetensors      weights after the last epoch
+    training.pt           all that a resume needs
+    evaluation.json       the record of `logpx evaluate`; evaluation.npz: its numbers per datum
+    report.html, figures/
+
+Nothing in it can execute code when it is loaded.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "SCHEMA",
+    "Run",
+    "build_model",
+    "load",
+    "load_weights",
+    "save_weights",
+]
+
+import csv
+import dataclasses
+import json
+import platform
+import zipfile
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from .conditional import choose_likelihood
+from .data import DataSet, Split, load_data
+from .evaluation import Evaluation, evaluate
+from .files import first_line, write_arrays, write_atomically, write_text
+from .model import LatentVariableModel, as_model
+from .settings import Settings
+from .utils import LogpxError, keyed_rng
+from .vae import mlp_vae
+from .version import __version__
+
+SCHEMA = 1
+FILES = (
+    "run.json",
+    "config.yaml",
+    "metrics.csv",
+    "training.pt",
+    "best.safetensors",
+    "last.safetensors",
+    "evaluation.json",
+    "evaluation.npz",
+    "report.html",
+)
+Weights = Literal["best", "last"]
+
+
+@dataclasses.dataclass
+class Run:
+    """A run folder, opened.
+
+    Arguments:
+        path: The folder.
+        model: A model of one's own, where the run was fitted with one; logpx builds its own models from the settings.
+        data: The data set, where it is in memory already; otherwise it is found by its name.
+        data_root: The folder to look in first, in place of that of the settings.
+    """
+
+    path: Path
+    model: LatentVariableModel | None = None
+    data: DataSet | None = None
+    data_root: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Settings, data: DataSet, kind: str, model: nn.Module, own: bool) -> Run:
+        """Makes the folder of a new run and writes its settings; an earlier run in it is removed.
+
+        Raises:
+            LogpxError: If the folder holds something else than a run.
+        """
+        path = Path(path)
+        _clear(path)
+        run = cls(path, as_model(model) if own else None, data)
+        run.write_settings(settings)
+        info = {
+            "schema": SCHEMA,
+            "model": f"{type(model).__module__}.{type(model).__qualname__}" if own else "settings",
+            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "data": _describe(data, kind),
+            "versions": {
+                "logpx": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        write_text(path / "run.json", json.dumps(info, indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path, model: LatentVariableModel | None = None) -> Run:
+        """Opens an existing run.
+
+        Raises:
+            LogpxError: If the folder holds no run, or one of another schema.
+        """
+        run = cls(Path(path), model)
+        if not (run.path / "run.json").is_file():
+            raise LogpxError(
+                f"{path} is no run folder (it has no run.json): make one with 'logpx fit DATA --out {path}'."
+            )
+        if (schema := run.info.get("schema")) != SCHEMA:
+            raise LogpxError(
+                f"{path}/run.json has schema {schema}, but this logpx reads {SCHEMA}: use a matching version."
+            )
+        return run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings as nested plain values."""
+        return self.settings.to_dict()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the fit."""
+        path = self.path / "config.yaml"
+        try:
+            return Settings.from_file(path)
+        except ValueError as error:
+            raise LogpxError(f"{path} holds no settings ({first_line(error)}): restore it or fit again.") from error
+
+    def write_settings(self, settings: Settings) -> None:
+        """Writes config.yaml."""
+        write_text(self.path / "config.yaml", settings.to_yaml())
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return self._json("run.json") or {}
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Returns the columns of metrics.csv; an empty cell is NaN."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return {}
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in (rows[0] if rows else [])}
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """Returns the content of evaluation.json, or None before an evaluation."""
+        return self._json("evaluation.json")
+
+    def scores(self) -> dict[str, np.ndarray] | None:
+        """Returns the evaluation's numbers per datum, or None before an evaluation."""
+        path = self.path / "evaluation.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise LogpxError(
+                f"{path} cannot be read ({first_line(error)}): run 'logpx evaluate {self.path}'."
+            ) from error
+
+    def load_data(self) -> DataSet:
+        """Returns the data set of the fit, and checks that its content is the same.
+
+        Raises:
+            LogpxError: If the data are not found or have changed.
+        """
+        if self.data is None:
+            wanted = self.settings.data
+            data = load_data(wanted.name, data_root=self.data_root or wanted.data_root, num_valid=wanted.num_valid)
+            if data.hash != self.info["data"]["hash"]:
+                raise LogpxError(
+                    f"The data {wanted.name!r} ({data.source}) have hash {data.hash}, but the run was fitted to "
+                    f"{self.info['data']['hash']}: give the same data by --data-root."
+                )
+            self.data = data
+        return self.data
+
+    def load_split(self, name: str) -> Split:
+        """Returns the train, valid or test data as the model sees them."""
+        return self.split_of(self.load_data(), name)
+
+    def split_of(self, data: DataSet, name: str) -> Split:
+        """Returns a part of any data as the model sees them: of the shape of the fit, binarized where it needs it.
+
+        Raises:
+            ValueError: If the data have another shape or kind than those of the fit.
+        """
+        settings, fitted = self.settings, self.info["data"]
+        binarization = "none" if data.kind == "binary" else settings.data.binarization
+        split = data.split(name, binarization, settings.seed)
+        if list(data.event_shape) != fitted["event_shape"] or split.kind != fitted["model_kind"]:
+            raise ValueError(
+                f"The model is for {fitted['model_kind']} data of shape {tuple(fitted['event_shape'])}, but "
+                f"{data.name!r} are {split.kind} data of shape {data.event_shape}: give data like those of the fit."
+            )
+        return split
+
+    def evaluate(self, split: str = "test", *, weights: Weights = "best", **options: Any) -> Evaluation:
+        """Estimates log p(x) of a split and keeps the result in the run; see :func:`logpx.evaluate`.
+
+        Arguments:
+            split: The train, valid or test data.
+            weights: The "best" ones on the validation data, or the "last".
+            options: The options of :func:`logpx.evaluate`.
+
+        Returns:
+            The record and the evidence per datum, also written to evaluation.json and evaluation.npz.
+        """
+        data, model = self.load_data(), self.load_model(weights)
+        evaluation = evaluate(model, self.load_split(split), data_name=data.name, data_hash=data.hash, **options)
+        write_arrays(self.path / "evaluation.npz", evaluation.scores())
+        record = {**evaluation.record, "weights": weights}
+        write_text(self.path / "evaluation.json", json.dumps(record, indent=2) + "\n")
+        return evaluation
+
+    def load_model(self, weights: Weights = "best", device: str | torch.device = "cpu") -> LatentVariableModel:
+        """Returns the fitted model in evaluation mode.
+
+        Raises:
+            LogpxError: If the weights are missing, damaged, or those of another architecture, or if the run holds a
+                model of one's own and none was given.
+        """
+        model = self.build_model()
+        if isinstance(model, nn.Module):
+            load_weights(model, self.path / f"{weights}.safetensors")
+            model.to(device).eval()
+        return model
+
+    def build_model(self) -> LatentVariableModel:
+        """Returns the model of one's own, or builds that of the settings, without its fitted weights.
+
+        Raises:
+            LogpxError: If the run holds a model of one's own and none was given.
+        """
+        if self.model is not None:
+            return self.model
+        info = self.info
+        if info["model"] != "settings":
+            raise LogpxError(
+                f"{self.path} was fitted with a model of your own ({info['model']}): hand it over, as in "
+                f"logpx.load({str(self.path)!r}, model=YourModel())."
+            )
+        return build_model(self.settings, info["data"]["event_shape"], info["data"]["model_kind"])
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return cast(dict[str, Any], json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise LogpxError(f"{path} is not valid JSON ({first_line(error)}): restore it or make it again.") from error
+
+
+def load(path: str | Path, model: LatentVariableModel | None = None, weights: Weights = "best") -> LatentVariableModel:
+    """Returns the fitted model of a run folder, in evaluation mode.
+
+    Arguments:
+        path: The run folder.
+        model: A model of one's own, where the run was fitted with one; its weights are replaced.
+        weights: The "best" ones on the validation data, or the "last".
+
+    Raises:
+        LogpxError: If the folder holds no run, or its weights do not fit.
+    """
+    return Run.open(path, model).load_model(weights)
+
+
+def build_model(
+    settings: Settings,
+    event_shape: list[int] | tuple[int, ...],
+    kind: str,
+    data_mean: torch.Tensor | None = None,
+) -> LatentVariableModel:
+    """Builds the model that the settings describe, its initial weights a function of the seed."""
+    model = settings.model
+    with keyed_rng(settings.seed, "weights"):
+        vae = mlp_vae(
+            event_shape,
+            likelihood=choose_likelihood(model.likelihood, kind),
+            latent_dim=model.latent_dim,
+            network=model.network,
+            hidden=model.hidden,
+            activation=model.activation,
+            encoder_dropout=model.encoder_dropout,
+            decoder_dropout=model.decoder_dropout,
+            prior=model.prior,
+            data_mean=data_mean if model.center else None,
+        )
+    return as_model(vae)
+
+
+def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes weights to a safetensors file."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    write_atomically(path, lambda tmp: safetensors.torch.save_file(tensors, tmp))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Reads weights from a safetensors file into a model.
+
+    Raises:
+        LogpxError: If the file is missing, damaged, or holds the weights of another architecture.
+    """
+    try:
+        state = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LogpxError(f"{path} cannot be read as weights ({first_line(error)}): restore it or fit again.") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise LogpxError(
+            f"{path} holds weights of another architecture: {first_line(error, 1)}; use the model of the run."
+        ) from error
+
+
+def _clear(path: Path) -> None:
+    """Removes an earlier run from a folder, and only that."""
+    if not path.exists():
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not (path / "run.json").exists()):
+        raise LogpxError(f"{path} exists and is no run folder: give another folder by --out, or remove it yourself.")
+    for name in FILES:
+        (path / name).unlink(missing_ok=True)
+
+
+def _describe(data: DataSet, kind: str) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "kind": data.kind,
+        "model_kind": kind,
+        "levels": data.levels,
+        "event_shape": list(data.event_shape),
+        "sizes": {name: len(part) for name, part in data.parts.items()},
+        "source": data.source,
+        "hash": data.hash,
+    }

@@ -1,0 +1,272 @@
+"""Settings of a fit: typed, with one line of help each; recipes are complete named sets of them. Imports no torch."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DataSettings",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "Settings",
+    "TrainSettings",
+    "default_recipe",
+    "known_recipes",
+    "recipe_path",
+]
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .data.catalogue import CATALOGUE
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def _setting(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def _require_range(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{name} must be at least {least}, but is {value}: mend the setting.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which data, and how a model sees them."""
+
+    name: str = _setting("digits", "name of a data set, a .npy or .npz file, or a folder of images")
+    data_root: str | None = _setting(None, "folder to look for named data in, before LOGPX_DATA and the user's cache")
+    num_valid: int | None = _setting(None, "number of training data held out for validation; none: the data's own")
+    binarization: Literal["none", "threshold", "static", "dynamic"] = _setting(
+        "none", "how greys become binary: not, at one half, by one fixed draw, or by fresh draws each epoch"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """A VAE of multilayer perceptrons."""
+
+    likelihood: str = _setting("auto", "auto (by the kind of data), bernoulli, relaxed-bernoulli or gaussian")
+    latent_dim: int = _setting(20, "number of latents")
+    network: Literal["mlp", "residual"] = _setting("mlp", "plain multilayer perceptrons, or with residual blocks")
+    hidden: tuple[int, ...] = _setting((500, 500), "widths of the hidden layers from x to z; the decoder reverses them")
+    activation: str = _setting("relu", "relu, leaky-relu, elu, silu, gelu, softplus or tanh")
+    encoder_dropout: float = _setting(0.0, "probability that a hidden unit of the encoder is dropped in training")
+    decoder_dropout: float = _setting(0.0, "the same for the decoder")
+    prior: Literal["normal", "maf"] = _setting(
+        "normal", "N(0, I), or a masked autoregressive flow learned with the rest"
+    )
+    center: bool = _setting(False, "subtract the training mean before the encoder, and start the decoder at it")
+
+    def __post_init__(self) -> None:
+        _require_range("latent_dim", self.latent_dim, 1)
+        for width in self.hidden:
+            _require_range("hidden", width, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSettings:
+    """The bound that is maximized."""
+
+    bound: Literal["elbo", "iwae"] = _setting("elbo", "evidence lower bound, or the tighter importance-weighted bound")
+    num_samples: int = _setting(1, "draws of z per datum in a training step")
+    gradient: Literal["reparam", "stl", "dreg"] = _setting("reparam", "reparam; stl for elbo; dreg for iwae")
+    beta: float = _setting(1.0, "weight of the KL term; only 1 gives a bound")
+    beta_warmup_epochs: float = _setting(0.0, "epochs over which beta rises from 0")
+    free_bits: float = _setting(0.0, "floor of each latent's KL, in nats; 0 turns it off")
+
+    def __post_init__(self) -> None:
+        _require_range("num_samples", self.num_samples, 1)
+        for name in ("beta", "beta_warmup_epochs", "free_bits"):
+            _require_range(name, getattr(self, name), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """How the bound is maximized."""
+
+    epochs: int = _setting(50, "passes over the training data")
+    batch_size: int = _setting(128, "data per step")
+    optimizer: Literal["adam", "adamw"] = _setting("adam", "adam, or adamw with decoupled weight decay")
+    learning_rate: float = _setting(1e-3, "peak learning rate")
+    weight_decay: float = _setting(0.0, "weight decay")
+    schedule: Literal["constant", "cosine"] = _setting(
+        "constant", "learning rate after warm-up: constant, or cosine to 0"
+    )
+    warmup_steps: int = _setting(0, "steps over which the learning rate rises from 0")
+    clip_norm: float | None = _setting(None, "largest norm of the gradient; none: no clipping")
+    ema: float = _setting(
+        0.0, "decay per step of an exponential average of the weights, which is then what is kept; 0: off"
+    )
+    validate_on: Literal["valid", "test", "none"] = _setting(
+        "valid",
+        "split whose bound is shown each epoch; the best weights are chosen on valid alone, never on test",
+    )
+    patience: int | None = _setting(None, "epochs without a better validation bound before stopping; none: never")
+    on_nonfinite: Literal["stop", "skip"] = _setting("stop", "at a loss that is not finite: stop, or skip the batch")
+    tensorboard: bool = _setting(False, "also write TensorBoard events (needs the tensorboard extra)")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _require_range(name, getattr(self, name), 1)
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "ema"):
+            _require_range(name, getattr(self, name), 0)
+        for name in ("clip_norm", "patience"):
+            if getattr(self, name) is not None:
+                _require_range(name, getattr(self, name), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides the result of a fit."""
+
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    objective: ObjectiveSettings = dataclasses.field(default_factory=ObjectiveSettings)
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    seed: int = _setting(0, "seed of weights, batches and draws")
+    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where to compute")
+
+    @classmethod
+    def from_dict(cls, nested: Mapping[str, Any]) -> Settings:
+        """Builds settings from nested mappings, as a YAML file gives them; what is absent has its default.
+
+        Raises:
+            ValueError: If a key is unknown or a value has another type or range.
+        """
+        _check_keys(nested, cls, "settings")
+        for name, value in nested.items():
+            if name in SECTIONS:
+                _check_section(name, value)
+        return _typed(nested)
+
+    @classmethod
+    def from_recipe(cls, data: str = "digits", recipe: str | None = None) -> Settings:
+        """Returns the settings of a recipe, by default that of a named data set.
+
+        Raises:
+            ValueError: If there is no such recipe.
+        """
+        recipe = recipe or default_recipe(data)
+        return cls.from_file(recipe_path(recipe) if recipe else None).override(name=data)
+
+    @classmethod
+    def from_file(cls, path: str | Path | None) -> Settings:
+        """Reads settings from a YAML file, as `logpx fit --print-config` writes it; None gives the defaults.
+
+        Raises:
+            ValueError: If the file is no YAML mapping, or as for :meth:`from_dict`.
+        """
+        if path is None:
+            return cls()
+        try:
+            nested = yaml.safe_load(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"{path} cannot be read as YAML ({' '.join(str(error).split())}): mend the file."
+            ) from error
+        if not isinstance(nested, Mapping):
+            raise ValueError(f"{path} must hold a mapping of settings, but holds {nested!r}: see --print-config.")
+        return cls.from_dict(nested)
+
+    def override(self, **values: Any) -> Settings:
+        """Returns the settings with some values replaced, each by its own name, such as `epochs=3`.
+
+        Raises:
+            ValueError: If a name is unknown.
+
+        Example:
+            >>> Settings().override(epochs=3, seed=1).train.epochs
+            3
+        """
+        nested = self.to_dict()
+        for name, value in values.items():
+            home = next((s for s, section in SECTIONS.items() if name in _names(section)), None)
+            if home is None and (name in SECTIONS or name not in _names(Settings)):
+                known = [n for section in SECTIONS.values() for n in _names(section)] + ["seed", "device"]
+                raise ValueError(_unknown("setting", name, known))
+            (nested[home] if home else nested)[name] = value
+        return Settings.from_dict(nested)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as nested plain values, fit for YAML and JSON."""
+        nested = dataclasses.asdict(self)
+        nested["model"]["hidden"] = list(self.model.hidden)
+        return nested
+
+    def to_yaml(self) -> str:
+        """Returns the settings as YAML, fit for --config."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "objective": ObjectiveSettings,
+    "train": TrainSettings,
+}
+
+
+def known_recipes() -> list[str]:
+    """Returns the names of the recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def default_recipe(data: str) -> str | None:
+    """Returns the recipe of a named data set, or None for anybody's own data."""
+    return CATALOGUE[data].default_recipe if data in CATALOGUE else None
+
+
+def recipe_path(name: str) -> Path:
+    """Returns the file of a recipe.
+
+    Raises:
+        ValueError: If there is no such recipe.
+    """
+    if name not in known_recipes():
+        raise ValueError(_unknown("recipe", name, known_recipes()))
+    return RECIPES / f"{name}.yaml"
+
+
+def _check_section(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{name} must be a mapping of settings, but is {value!r}: write one setting per line below it."
+        )
+    _check_keys(value, SECTIONS[name], name)
+
+
+def _typed(nested: Mapping[str, Any]) -> Settings:
+    """Builds the settings after checking the type of every value against its annotation."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--settings", type=Settings)
+    try:
+        parsed = parser.parse_object({"settings": dict(nested)})
+    except ArgumentError as error:
+        text = " ".join(str(error).replace('Parser key "settings.', '"').split())
+        raise ValueError(f"Settings do not fit: {text}") from error
+    settings: Settings = parser.instantiate(parsed).settings
+    return settings
+
+
+def _check_keys(nested: Mapping[str, Any], section: type, where: str) -> None:
+    for key in nested:
+        if key not in _names(section):
+            raise ValueError(_unknown(f"key in {where}", key, _names(section)))
+
+
+def _names(section: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(section)]
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+    return f"Unknown {what} {name!r}: {hint}"

@@ -1,0 +1,280 @@
+"""The fit loop, on Lightning Fabric: it reads from top to bottom.
+
+A fit is a function of (settings, data): batches, draws and dropout are keyed by (seed, epoch or step), so an
+interrupted run that is resumed reaches the same weights, bit for bit on one CPU, as one that was left alone.
+"""
+
+from __future__ import annotations
+
+__all__ = ["fit", "resume"]
+
+import math
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from . import objectives
+from .checkpoint import WeightAverage, restore, save, save_epoch
+from .conditional import choose_likelihood
+from .data import Batch, DataSet, Split, load_data
+from .interrupt import interruptible
+from .model import as_model
+from .progress import track
+from .run import Run, build_model
+from .settings import ObjectiveSettings, Settings, TrainSettings
+from .utils import LogpxError, generator, keyed_rng
+
+VALIDATION_BATCH = 500
+
+
+def fit(
+    data: str | Path | DataSet = "digits",
+    *,
+    model: nn.Module | None = None,
+    out: str | Path | None = None,
+    recipe: str | None = None,
+    settings: Settings | None = None,
+    progress: bool | None = None,
+    **overrides: Any,
+) -> Run:
+    """Fits a latent-variable model to data by maximizing a bound of log p(x), and keeps the result in a run folder.
+
+    Arguments:
+        data: The name of a data set, a path to an array or a folder of images, or a data set in memory.
+        model: A module of one's own with the methods prior, encoder and decoder; by default a VAE by the settings.
+        out: The run folder; by default runs/ and the name of the data. An earlier run in it is replaced.
+        recipe: The name of a recipe; by default that of the data set.
+        settings: Full settings, in place of a recipe.
+        progress: Whether to show a progress bar; by default only on a terminal.
+        overrides: Single settings by name, such as `epochs=3` or `latent_dim=2`.
+
+    Returns:
+        The run, its model and data in memory.
+
+    Raises:
+        TypeError: If the model is no torch module.
+        ValueError: If a setting is unknown, or does not go with the data.
+        LogpxError: If the data cannot be had, or the loss is not finite.
+    """
+    name = data.name if isinstance(data, DataSet) else str(data)
+    settings = (settings or Settings.from_recipe(name, recipe)).override(**overrides)
+    data_set = data if isinstance(data, DataSet) else _load(settings)
+    train = data_set.split("train", settings.data.binarization, settings.seed)
+    built = _checked_model(model) if model is not None else _build(settings, data_set, train)
+    _check_data(data_set, settings)
+    run = Run.create(
+        out or Path("runs") / Path(name).stem, settings, data_set, train.kind, built, own=model is not None
+    )
+    return _train(run, settings, built, progress)
+
+
+def resume(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    epochs: int | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Continues a fit from its last saved state, to the weights that it would have reached uninterrupted.
+
+    Arguments:
+        path: The run folder.
+        model: The module of one's own, where the run was fitted with one.
+        epochs: Another number of epochs, to prolong a fit.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
+    Returns:
+        The run, its model and data in memory.
+
+    Raises:
+        LogpxError: If the folder holds no run or no state to resume from.
+    """
+    run = Run.open(path, None if model is None else as_model(model))
+    if epochs is not None:
+        run.write_settings(run.settings.override(epochs=epochs))
+    run.load_data()
+    return _train(run, run.settings, _checked_model(run.build_model()), progress)
+
+
+def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
+    options = settings.train
+    fabric = Fabric(accelerator=settings.device, devices=1, loggers=_loggers(run, options))
+    fabric.launch()
+    objective = _Objective(model, settings.objective)
+    optimizer = _optimizer(model, options)
+    step_module, step_optimizer = fabric.setup(objective, optimizer)
+    average = WeightAverage(model, options.ema)
+    state = restore(run, model, optimizer, average)
+
+    train = run.load_split("train").to(fabric.device)
+    valid = None if options.validate_on == "none" else run.load_split(options.validate_on).to(fabric.device)
+    steps_per_epoch = math.ceil(len(train) / options.batch_size)
+    num_steps = options.epochs * steps_per_epoch
+    started = time.perf_counter() - state.seconds
+
+    with track("fit", num_steps, progress) as show, interruptible() as interrupted:
+        for epoch in range(state.step // steps_per_epoch, options.epochs):
+            model.train()
+            for batch in _rest_of_epoch(train.epoch(epoch), settings, epoch, state.step - epoch * steps_per_epoch):
+                beta = _beta(settings.objective, state.step / steps_per_epoch)
+                learning_rate = _learning_rate(options, state.step, num_steps)
+                _set_learning_rate(optimizer, learning_rate)
+
+                with keyed_rng(settings.seed, "train", state.step, device=fabric.device):
+                    bound = step_module(batch, beta).mean()
+                optimizer.zero_grad(set_to_none=True)
+                fabric.backward(-bound)
+                norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm or math.inf)
+
+                if math.isfinite(value := bound.item()) and math.isfinite(norm.item()):
+                    step_optimizer.step()
+                    average.update()
+                    state.add(value, len(batch.x))
+                else:
+                    state.skipped += 1
+                    if options.on_nonfinite == "stop":
+                        save(run, state, model, optimizer, average)
+                        raise LogpxError(_nonfinite(run, batch, epoch, state.step, value))
+                state.step += 1
+                show(state.step, state.note(epoch, options.epochs))
+                if interrupted() and state.step % steps_per_epoch:
+                    break
+
+            state.seconds = time.perf_counter() - started
+            if state.step % steps_per_epoch == 0:
+                with average.in_place():
+                    valid_bound = _validate(objective, valid, settings.seed, fabric.device)
+                row = state.finish_epoch(epoch + 1, valid_bound, learning_rate, beta)
+                save_epoch(run, state, average, chooses=options.validate_on == "valid")
+                fabric.log_dict({key: row[key] for key in ("train", "valid", "learning_rate")}, step=epoch + 1)
+                show(state.step, state.note(epoch, options.epochs))
+            save(run, state, model, optimizer, average)
+            if interrupted():
+                raise KeyboardInterrupt(f"Interrupted and saved; continue with: logpx fit --resume {run.path}")
+            if options.patience is not None and epoch + 1 - state.best_epoch >= options.patience:
+                break
+
+    run.model = as_model(model)
+    run.load_model()
+    return run
+
+
+class _Objective(nn.Module):
+    """The objective as a module, so that Fabric can wrap it: a batch in, the bound per datum out, in nats."""
+
+    def __init__(self, model: nn.Module, settings: ObjectiveSettings) -> None:
+        super().__init__()
+        self.model = model
+        options: dict[str, Any] = {"num_samples": settings.num_samples, "gradient": settings.gradient}
+        if settings.bound == "elbo":
+            options["free_bits"] = settings.free_bits
+        self.bound = partial(getattr(objectives, settings.bound), model, **options)
+
+    def forward(self, batch: Batch, beta: float) -> Tensor:
+        value: Tensor = self.bound(batch.x, beta=beta, context=batch.context, mask=batch.mask)
+        return value
+
+
+@torch.no_grad()
+def _validate(objective: _Objective, split: Split | None, seed: int, device: torch.device) -> float:
+    """Returns the mean bound of the split's data at beta 1, in nats, by the same draws each time; NaN without data."""
+    if split is None or len(split) == 0:
+        return math.nan
+    objective.eval()
+    total = 0.0
+    for block, batch in enumerate(split.batches(VALIDATION_BATCH, device=device)):
+        with keyed_rng(seed, "validate", block, device=device):
+            total += objective(batch, 1.0).double().sum().item()
+    return total / len(split)
+
+
+def _rest_of_epoch(split: Split, settings: Settings, epoch: int, done: int) -> Iterator[Batch]:
+    """Yields the batches of an epoch after those that are done, in an order that seed and epoch decide."""
+    order = torch.randperm(len(split), generator=generator(settings.seed, "order", epoch))
+    size = settings.train.batch_size
+    return split.batches(size, device=split.values.device, order=order[done * size :])
+
+
+def _beta(settings: ObjectiveSettings, epochs_done: float) -> float:
+    """Rises linearly to the settings' beta over the warm-up."""
+    if settings.beta_warmup_epochs == 0:
+        return settings.beta
+    return settings.beta * min(1.0, (epochs_done + 1e-3) / settings.beta_warmup_epochs)
+
+
+def _learning_rate(options: TrainSettings, step: int, num_steps: int) -> float:
+    """Rises linearly over the warm-up, then stays, or falls to 0 as half a cosine."""
+    warm = min(1.0, (step + 1) / max(options.warmup_steps, 1))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    return options.learning_rate * warm * (cosine if options.schedule == "cosine" else 1.0)
+
+
+def _set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _optimizer(model: nn.Module, options: TrainSettings) -> Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(f"A fit needs parameters, but {type(model).__name__} has none that require a gradient.")
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
+    return kind(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+
+
+def _loggers(run: Run, options: TrainSettings) -> list[Any]:
+    if not options.tensorboard:
+        return []
+    from lightning_fabric.loggers import TensorBoardLogger
+
+    try:
+        return [TensorBoardLogger(run.path, name="tensorboard", version="")]
+    except ModuleNotFoundError as error:
+        raise LogpxError(
+            "TensorBoard is not installed: pip install 'logpx[tensorboard]', or drop --tensorboard."
+        ) from error
+
+
+def _load(settings: Settings) -> DataSet:
+    data = settings.data
+    return load_data(data.name, data_root=data.data_root, num_valid=data.num_valid)
+
+
+def _build(settings: Settings, data: DataSet, train: Split) -> nn.Module:
+    likelihood = choose_likelihood(settings.model.likelihood, train.kind)
+    settings = settings.override(likelihood=likelihood)
+    mean = train.batch(torch.arange(len(train))).x.mean(0) if settings.model.center else None
+    return _checked_model(build_model(settings, data.event_shape, train.kind, mean))
+
+
+def _checked_model(model: object) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"A fit needs a torch.nn.Module with parameters, but got a {type(model).__name__}: subclass it."
+        )
+    as_model(model)
+    return model
+
+
+def _check_data(data: DataSet, settings: Settings) -> None:
+    if settings.train.patience is not None and (settings.train.validate_on != "valid" or not len(data.parts["valid"])):
+        raise ValueError("patience needs validation data to judge by: set validate_on valid and num_valid above 0.")
+    for name in {"train", settings.train.validate_on} - {"none", "valid"}:
+        if not len(data.parts[name]):
+            raise ValueError(f"The {name} part of {data.name!r} is empty, but is needed: give data with a {name} part.")
+
+
+def _nonfinite(run: Run, batch: Batch, epoch: int, step: int, bound: float) -> str:
+    shown = ", ".join(str(i) for i in batch.index[:8].tolist()) + (", ..." if len(batch.index) > 8 else "")
+    return (
+        f"The bound ({bound:.6g} nats) or its gradient is not finite in epoch {epoch + 1}, step {step + 1}, on "
+        f"training data {shown}: the last good weights are saved in {run.path}; lower the learning rate, clip the gradient "
+        "(--clip-norm 100), or skip such batches (--on-nonfinite skip)."
+    )

@@ -1,0 +1,115 @@
+r"""Log-mean-exp, keyed randomness, chunking, and the one place where units are computed."""
+
+from __future__ import annotations
+
+__all__ = [
+    "LogpxError",
+    "bits_per_dim",
+    "chunks",
+    "generator",
+    "keyed_rng",
+    "log_mean_exp",
+    "soft_bound",
+]
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class LogpxError(Exception):
+    """An error that logpx can explain: a broken file, a missing data set, a run that cannot go on."""
+
+
+def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
+    r"""Returns the logarithm of the mean of exponentials, :math:`\log \frac{1}{S} \sum_s e^{\ell_s}`.
+
+    Arguments:
+        log_w: The logarithms :math:`\ell`, in nats, of any shape.
+        dim: The dimension that is averaged over, of size :math:`S`.
+
+    Example:
+        >>> log_mean_exp(torch.tensor([0.0, 0.0])).item()
+        0.0
+    """
+    return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
+
+
+def bits_per_dim(log_p: float | Tensor, num_dims: int) -> float | Tensor:
+    r"""Converts a log-probability in nats to a code length in bits per dimension, :math:`-\log p(x) / (D \ln 2)`.
+
+    Arguments:
+        log_p: The log-probability :math:`\log p(x)`, in nats.
+        num_dims: The number of dimensions :math:`D` of one datum (height x width x channels).
+
+    Example:
+        >>> bits_per_dim(-math.log(256.0), 1)
+        8.0
+    """
+    return -log_p / (num_dims * math.log(2.0))
+
+
+def soft_bound(x: Tensor, bound: float) -> Tensor:
+    r"""Squeezes a tensor smoothly into :math:`(-b, b)` by :math:`x / \sqrt{1 + (x / b)^2}`.
+
+    It is the identity near 0, and its slope falls only as :math:`|x|^{-3}`, so a gradient never dies.
+
+    Arguments:
+        x: The unbounded values, of any shape.
+        bound: The bound :math:`b`.
+    """
+    return x * torch.rsqrt(1 + (x / bound) ** 2)
+
+
+def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yields the half-open ranges (start, stop) of at most `size` that cover `range(total)` in order.
+
+    Example:
+        >>> list(chunks(5, 2))
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    for start in range(0, total, size):
+        yield start, min(start + size, total)
+
+
+def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Returns a generator whose stream is a function of (seed, key) alone.
+
+    Arguments:
+        seed: The user's seed.
+        key: What the numbers are for, for instance `("binarize", "test")`.
+        device: The device of the numbers.
+    """
+    return torch.Generator(device=device).manual_seed(_mix(seed, *key))
+
+
+@contextlib.contextmanager
+def keyed_rng(seed: int, *key: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Within the block, torch's default generators follow (seed, key); afterwards they are as before.
+
+    Distributions and dropout draw from the default generators and accept no other: so a result depends on
+    the key alone, and the caller's own random numbers are not touched.
+
+    Arguments:
+        seed: The user's seed.
+        key: What the numbers are for, for instance `("train", step)`.
+        device: The device on which numbers are drawn, beside the CPU.
+    """
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=True):
+        torch.default_generator.manual_seed(_mix(seed, *key))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_mix(seed, *key))
+        yield
+
+
+def _mix(seed: int, *key: int | str) -> int:
+    """Hashes (seed, key) to 63 bits; a hash, not a sum, so that neighbouring keys share nothing."""
+    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

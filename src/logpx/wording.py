@@ -1,0 +1,74 @@
+"""What a record of an evaluation says in words: the table of results, the warnings, the sentence on the tails."""
+
+from __future__ import annotations
+
+__all__ = ["flags", "rows", "tail_sentence"]
+
+from typing import Any
+
+
+def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns the table of results: names, and values with their units."""
+    data, log_p, bits, k = record["data"], record["log_evidence"], record["bits_per_dim"], record["pareto_k"]
+    name, quantity = data["name"] or "data", "relaxed score" if record["relaxed"] else "log p(x)"
+    table = [
+        ("data", f"{name}, {data['split']}, {data['num_data']:,} data, binarization {data['binarization']}"),
+        ("estimator", f"{record['estimator']}, proposal {record['proposal']}"),
+        ("samples", f"{record['num_samples']:,} per datum, seed {record['seed']}"),
+        (quantity, f"{log_p['mean']:.3f} nats per datum"),
+        ("  total error", f"{log_p['error']:.3f} nats (one standard error)"),
+        ("  Monte Carlo", f"{log_p['monte_carlo_error']:.3f} nats, which more samples would shrink"),
+        ("  test set", f"{log_p['test_set_error']:.3f} nats, which more data would shrink"),
+        ("sum over data", f"{log_p['total']:.1f} nats"),
+    ]
+    if bits:
+        table.append(("bits per dimension", f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim"))
+    table.append(("ELBO", f"{record['elbo']:.3f} nats"))
+    if record["rate"] is not None:
+        table += [
+            ("  rate", f"{record['rate']:.3f} nats"),
+            ("  distortion", f"{record['distortion']:.3f} nats"),
+        ]
+    if record["active_units"] is not None:
+        table.append(("active units", f"{record['active_units']} of {record['num_latents']} latents"))
+    if record["jackknife"]:
+        bias = record["jackknife"]["bias"]
+        table.append(("finite-sample bias", f"about {bias:.3f} nats (jackknife; in none of the errors)"))
+    table.append(("ESS", f"median {record['ess']['median']:.1f}, smallest {record['ess']['minimum']:.1f} samples"))
+    table.append(("k-hat", k["sentence"]))
+    table += [("note", flag) for flag in record["flags"] if flag != k["sentence"]]
+    table.append(("time", f"{record['provenance']['seconds']:.1f} s on {record['provenance']['device']}"))
+    return table
+
+
+def flags(record: dict[str, Any]) -> list[str]:
+    """Returns one sentence for each thing that a reader of the numbers must know."""
+    sentences, bits = [], record["bits_per_dim"]
+    if record["relaxed"]:
+        sentences.append(f"Not a log-probability of the data: {record['relaxed']}.")
+    if record["num_nonfinite"]:
+        sentences.append(f"{record['num_nonfinite']} data have an estimate that is not finite; none was dropped.")
+    if bits and record["data"]["kind"] == "8-bit" and bits["mean"] > 8:
+        sentences.append(f"{bits['mean']:.2f} bits/dim on 8-bit data: a uniform code would need only 8.")
+    if bits and record["data"]["kind"] == "binary" and bits["mean"] > 1:
+        sentences.append(f"{bits['mean']:.2f} bits/dim on binary data: a uniform code would need only 1.")
+    if (record["pareto_k"]["share_above_07"] or 0) > 0:
+        sentences.append(record["pareto_k"]["sentence"])
+    return sentences
+
+
+def tail_sentence(above_05: float, above_07: float, constant: bool) -> str:
+    """Says what the share of data with heavy-tailed weights means."""
+    if constant:
+        return "All weights are constant: the proposal is the exact posterior, and so are the estimates."
+    if above_07 > 0:
+        return (
+            f"{above_07:.1%} of the data have k-hat > 0.7: their weights are so heavy-tailed that log p(x) is probably "
+            "understated by more than the Monte Carlo error says; more samples help little, a better proposal does."
+        )
+    if above_05 > 0:
+        return (
+            f"{above_05:.1%} of the data have k-hat between 0.5 and 0.7: their estimates are usable, but their error "
+            "bars are unreliable."
+        )
+    return "All data have k-hat < 0.5: the weights have finite variance, and estimates and error bars can be relied on."

@@ -28,9 +28,7 @@ from logpx.data import DataSet
 class Linear:
     """A linear model x = z A + noise, no torch module and with no context, as a user would write it."""
 
-    def __init__(
-        self, num_latents: int = 3, event_shape: tuple[int, ...] = (1, 2, 2), noise: float = 0.5
-    ) -> None:
+    def __init__(self, num_latents: int = 3, event_shape: tuple[int, ...] = (1, 2, 2), noise: float = 0.5) -> None:
         self.event_shape, self.noise = event_shape, noise
         num_dims = int(np.prod(event_shape))
         self.a = torch.randn(num_latents, num_dims, generator=torch.Generator().manual_seed(0))
@@ -168,9 +166,7 @@ def test_discrete_latents_are_coded_by_values_they_can_take() -> None:
 
     model = Discrete(noise=0.1)
     rows = {tuple(row.tolist()) for row in model.a}
-    assert {
-        tuple(row.flatten().tolist()) for row in generate.reconstruct(model, torch.rand(20, 1, 2, 2))
-    } <= rows
+    assert {tuple(row.flatten().tolist()) for row in generate.reconstruct(model, torch.rand(20, 1, 2, 2))} <= rows
     assert not generate.has_real_latents(model)
     with pytest.raises(ValueError, match="real latents"):
         generate.traverse(model, torch.rand(3, 1, 2, 2))

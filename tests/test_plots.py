@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from logpx import plots
+from logpx.plots._style import WIDTH
 
 IMAGES = np.random.default_rng(0).random((7, 1, 5, 4))
 
@@ -77,9 +78,7 @@ def test_training_curves_count_what_is_not_finite() -> None:
     assert "not drawn: 1 epoch" in words(plots.training_curves(curves([-1.0, -np.inf, -1.0])))
 
 
-@pytest.mark.parametrize(
-    "change, message", [({"valid": np.zeros(3)}, "equal lengths"), ({"train": []}, "non-empty")]
-)
+@pytest.mark.parametrize("change, message", [({"valid": np.zeros(3)}, "equal lengths"), ({"train": []}, "non-empty")])
 def test_training_curves_refuse_unequal_columns(change: Any, message: Any) -> None:
     with pytest.raises(ValueError, match=message):
         plots.training_curves(curves() | change)
@@ -211,9 +210,7 @@ def test_pairs_alternate() -> None:
     figure = plots.paired_grid(np.zeros((4, 1, 3, 3)), np.ones((4, 1, 3, 3)) * 0.5, ncols=2)
     shown = canvas(figure)[..., 0]
     column = shown[:, np.nonzero((shown < 255).any(0))[0].max()]
-    dark = [
-        value for value, before in zip(column[1:], column, strict=False) if value != before and value != 255
-    ]
+    dark = [value for value, before in zip(column[1:], column, strict=False) if value != before and value != 255]
     assert dark == [0, 128, 0, 128]
     assert [t.get_text() for t in axes(figure).texts if t.get_text() == "data"] == ["data"] * 2
     with pytest.raises(ValueError, match="equal shapes"):
@@ -221,9 +218,7 @@ def test_pairs_alternate() -> None:
 
 
 def test_traversal_grid_writes_its_labels() -> None:
-    figure = plots.traversal_grid(
-        IMAGES[:6].reshape(2, 3, 1, 5, 4), ["a", "b"], ["−1", "0", "1"], x_label="value"
-    )
+    figure = plots.traversal_grid(IMAGES[:6].reshape(2, 3, 1, 5, 4), ["a", "b"], ["−1", "0", "1"], x_label="value")
     assert [t.get_text() for t in axes(figure).texts] == ["a", "b", "−1", "0", "1", "value"]
 
 
@@ -246,4 +241,4 @@ def test_settings_of_matplotlib_stay_as_they_were() -> None:
     figure = plots.evidence_curve([1, 2], [-2, -1], [0.1, 0.1], -2.0)
     rendered(plots.image_grid(IMAGES))
     assert dict(matplotlib.rcParams) == before
-    assert figure.get_size_inches()[0] == plots.WIDTH
+    assert figure.get_size_inches()[0] == WIDTH

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .generate import encode, reconstruct, sample
     from .model import LatentVariableModel, log_joint, log_weights
     from .objectives import elbo, iwae
-    from .report import report
+    from .page import report
     from .run import Run, load
     from .settings import Settings
     from .train import fit, resume
@@ -46,7 +46,7 @@ _HOMES = {
     "log_weights": "model",
     "mlp_vae": "vae",
     "reconstruct": "generate",
-    "report": "report",
+    "report": "page",
     "resume": "train",
     "sample": "generate",
 }

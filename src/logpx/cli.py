@@ -163,15 +163,14 @@ def _encode(options: Namespace) -> None:
 
     run = _open(options)
     data = run.load_data() if options.data is None else load_data(options.data, data_root=options.data_root)
-    codes = encode_all(
-        run.load_model(), data, {part: run.split_of(data, part) for part in data.parts}, seed=options.seed
-    )
+    splits = {part: run.split_of(data, part) for part in data.parts}
+    codes = encode_all(run.load_model(), splits, rows=data.rows, seed=options.seed)
     write_arrays(Path(options.output), codes)
     print(f"{len(codes['mean'])} codes of {codes['mean'].shape[1]} latents: {options.output}")
 
 
 def _report(options: Namespace) -> None:
-    from .report import report
+    from .page import report
 
     print(f"Report: {report(_open(options))}")
 

@@ -236,7 +236,7 @@ def _tails(k: Tensor) -> dict[str, Any]:
     if torch.isnan(k).all():
         sentence = "There are too few samples to judge the tail of the weights: draw at least 25 per datum."
         return {"share_above_05": None, "share_above_07": None, "median": None, "sentence": sentence}
-    above_05, above_07 = ((k > limit).double().mean().item() for limit in (0.5, 0.7))
+    above_05, above_07 = ((k >= limit).double().mean().item() for limit in (0.5, 0.7))
     shares = {"share_above_05": above_05, "share_above_07": above_07, "median": k.median().item()}
     return {**shares, "sentence": tail_sentence(above_05, above_07, bool((k == -math.inf).all()))}
 

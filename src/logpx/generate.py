@@ -7,18 +7,27 @@ a value that z can take.
 
 from __future__ import annotations
 
-__all__ = ["active_latents", "encode", "has_real_latents", "manifold", "reconstruct", "sample", "traverse"]
+__all__ = [
+    "active_latents",
+    "encode",
+    "encode_all",
+    "has_real_latents",
+    "manifold",
+    "reconstruct",
+    "sample",
+    "traverse",
+]
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
-from .model import LatentVariableModel, call
+from .data import Split
+from .model import LatentVariableModel, call, evaluating
 from .utils import chunks, keyed_rng
 
 DECODED_AT_ONCE = 500
@@ -50,7 +59,7 @@ def sample(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, but is {num_samples}: ask for one or more.")
-    with _inference(model), keyed_rng(seed, "sample", device=device):
+    with evaluating(model), keyed_rng(seed, "sample", device=device):
         z = _prior(model).sample((num_samples,)).to(device)
         return _decode(model, z, mean=mean)
 
@@ -66,13 +75,13 @@ def reconstruct(model: LatentVariableModel, x: Tensor, *, seed: int = 0) -> Tens
     Returns:
         The reconstructions, with shape (B, \*event).
     """
-    with _inference(model), keyed_rng(seed, "reconstruct", device=x.device):
+    with evaluating(model), keyed_rng(seed, "reconstruct", device=x.device):
         return _decode(model, _code(model, x))
 
 
 def encode(
     model: LatentVariableModel,
-    split: Any,
+    split: Split,
     *,
     batch_size: int = 500,
     device: torch.device | str = "cpu",
@@ -93,7 +102,7 @@ def encode(
     """
     split = split.epoch(0)
     parts: list[dict[str, Tensor]] = []
-    with _inference(model):
+    with evaluating(model):
         for start, stop in chunks(len(split), batch_size):
             batch = split.batch(torch.arange(start, stop), device=device)
             q = call(model.encoder, batch.x, context=batch.context)
@@ -101,6 +110,36 @@ def encode(
                 part = {"mean": _mean_or_sample(q), "scale": _moment(q, "stddev"), "index": batch.index}
             parts.append({key: value.cpu() for key, value in part.items() if value is not None})
     return {key: torch.cat([part[key] for part in parts]).numpy() for key in parts[0]} if parts else {}
+
+
+def encode_all(
+    model: LatentVariableModel,
+    splits: Mapping[str, Split],
+    *,
+    rows: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    r"""Encodes every part of a data set, in the order of its source.
+
+    Arguments:
+        model: A model with an encoder.
+        splits: The parts by name.
+        rows: For each part the rows of the source that it holds, as in `DataSet.rows`; empty where the source has
+            parts of its own, which then stay behind one another.
+        seed: As for :func:`encode`.
+
+    Returns:
+        "mean" and "scale" as for :func:`encode`, each with N rows, "part" with the names of the parts, and "index", the
+        rows of the source or, where it has parts, the positions within them.
+    """
+    codes = {name: encode(model, split, seed=seed) for name, split in splits.items() if len(split)}
+    for name, code in codes.items():
+        code["part"] = np.full(len(code["index"]), name)
+        code["index"] = rows[name].numpy() if rows else code["index"]
+    first = next(iter(codes.values()))
+    merged = {key: np.concatenate([code[key] for code in codes.values()]) for key in first}
+    order = np.argsort(merged["index"]) if rows else slice(None)
+    return {key: column[order] for key, column in merged.items()}
 
 
 def active_latents(model: LatentVariableModel, x: Tensor, num_latents: int, *, seed: int = 0) -> Tensor:
@@ -115,7 +154,7 @@ def active_latents(model: LatentVariableModel, x: Tensor, num_latents: int, *, s
     Returns:
         The positions of the latents, the most active first, with shape (min(num_latents, L),).
     """
-    with _inference(model), keyed_rng(seed, "traverse", device=x.device):
+    with evaluating(model), keyed_rng(seed, "traverse", device=x.device):
         variance = _code(model, x).var(0, correction=0)
     return variance.argsort(descending=True, stable=True)[:num_latents]
 
@@ -145,7 +184,7 @@ def traverse(
     """
     _require_real(model)
     latents = active_latents(model, x, num_latents, seed=seed)
-    with _inference(model), keyed_rng(seed, "traverse", device=x.device):
+    with evaluating(model), keyed_rng(seed, "traverse", device=x.device):
         z = _code(model, x)[0].repeat(len(latents), len(values), 1)
         for row, latent in enumerate(latents.tolist()):
             z[row, :, latent] = torch.tensor(list(values), dtype=z.dtype, device=z.device)
@@ -175,7 +214,7 @@ def manifold(model: LatentVariableModel, *, num: int = 20, seed: int = 0, device
     quantile = torch.special.ndtri((torch.arange(num, device=device) + 0.5) / num)
     upwards, rightwards = torch.meshgrid(quantile.flip(0), quantile, indexing="ij")
     z = torch.stack([rightwards, upwards], dim=-1)
-    with _inference(model), keyed_rng(seed, "manifold", device=device):
+    with evaluating(model), keyed_rng(seed, "manifold", device=device):
         mean, scale = _moment(prior, "mean"), _moment(prior, "stddev")
         if mean is not None and scale is not None:
             z = mean + scale * z
@@ -195,22 +234,6 @@ def has_real_latents(model: LatentVariableModel) -> bool:
         support = None
     ends = (torch.full_like(z, value) for value in (min(TRAVERSAL), max(TRAVERSAL)))
     return support is None or (not support.is_discrete and all(bool(support.check(end).all()) for end in ends))
-
-
-@contextlib.contextmanager
-def _inference(model: LatentVariableModel) -> Iterator[None]:
-    """Within the block, nothing is differentiated and every module is in evaluation mode; then as it was."""
-    roots = [model] if isinstance(model, nn.Module) else list(getattr(model, "__dict__", {}).values())
-    modules = [m for root in roots if isinstance(root, nn.Module) for m in root.modules()]
-    before = [(module, module.training) for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def _prior(model: LatentVariableModel) -> Distribution:

@@ -275,6 +275,6 @@ def _nonfinite(run: Run, batch: Batch, epoch: int, step: int, bound: float) -> s
     shown = ", ".join(str(i) for i in batch.index[:8].tolist()) + (", ..." if len(batch.index) > 8 else "")
     return (
         f"The bound ({bound:.6g} nats) or its gradient is not finite in epoch {epoch + 1}, step {step + 1}, on "
-        f"training data {shown}: the last good weights are saved in {run.path}; lower the learning rate, clip the gradient "
-        "(--clip-norm 100), or skip such batches (--on-nonfinite skip)."
+        f"training data {shown}: the last good weights are saved in {run.path}; lower the learning rate, clip the "
+        "gradient (--clip-norm 100), or skip such batches (--on-nonfinite skip)."
     )

@@ -157,7 +157,7 @@ def _render(run: Run, record: Mapping[str, Any], figures: Mapping[str, Mapping[s
         "percent": percent,
         "sentence": sentence,
     }
-    template = (importlib.resources.files(__package__) / "report.html").read_text(encoding="utf-8")
+    template = (importlib.resources.files(__package__) / "page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         name=run.path.resolve().name,
         command=shlex.join(["logpx", "evaluate", str(run.path)]),
@@ -166,8 +166,12 @@ def _render(run: Run, record: Mapping[str, Any], figures: Mapping[str, Mapping[s
         figures=figures,
         config=run.config,
         settings=dict(_flat(run.config)),
-        provenance=dict(_flat({key: record[key] for key in ("data", "model", "provenance") if key in record})),
+        provenance=dict(_flat(_provenance(record))),
     )
+
+
+def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("data", "model") if key in record} | record.get("provenance", {})
 
 
 def _quantity(record: Mapping[str, Any]) -> str:
@@ -176,7 +180,7 @@ def _quantity(record: Mapping[str, Any]) -> str:
 
 def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yields dotted names and values of nested settings."""
-    if isinstance(nested, Mapping) and nested:
+    if isinstance(nested, Mapping) and (nested or not prefix):
         for key, value in nested.items():
             yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(nested, list | tuple):

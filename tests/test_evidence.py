@@ -1,0 +1,145 @@
+import pytest
+import torch
+from torch.distributions import Normal
+
+from logpx import FactorAnalysis, log_weights
+from logpx.evidence import encoder_proposal, importance, prior_proposal
+from logpx.utils import keyed_rng, log_mean_exp
+
+
+def make_model(posterior_scale=1.0, latent_dim=10, num_dims=64, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    loading = 0.3 * torch.randn(num_dims, latent_dim, generator=generator, dtype=dtype)
+    mean = torch.zeros(num_dims, dtype=dtype)
+    return FactorAnalysis(loading, mean, torch.full((num_dims,), 0.8, dtype=dtype), posterior_scale)
+
+
+def make_data(model, n):
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(n, model.loading.shape[1], generator=generator, dtype=model.loading.dtype)
+    noise = torch.randn(n, len(model.mean), generator=generator, dtype=model.loading.dtype)
+    return z @ model.loading.T + model.mean + model.noise_scale * noise
+
+
+@pytest.mark.parametrize("posterior_scale", [1.1, 0.9])
+def test_nominal_95_percent_intervals_cover_the_evidence(posterior_scale):
+    # 2,000 intervals: the share that covers has standard error 0.5%, so 93-97% is 4 of them: false alarm 6e-5
+    model = make_model(posterior_scale)
+    x = make_data(model, 2000)
+    evidence = importance(model, x, 5000)
+    covers = (evidence.log_evidence - model.log_evidence(x)).abs() < 1.96 * evidence.standard_error
+    assert 0.93 < covers.double().mean() < 0.97
+    assert (evidence.pareto_k < 0.7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_exact_posterior_gives_every_estimate_right_with_no_error(dtype):
+    model = make_model(dtype=dtype)
+    x = make_data(model, 200)
+    evidence = importance(model, x, 1000)
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-9
+    assert torch.allclose(evidence.log_evidence, model.log_evidence(x).double(), rtol=0, atol=tolerance)
+    assert (evidence.standard_error == 0).all()
+    assert (evidence.pareto_k == -torch.inf).all()
+    assert (evidence.ess == 1000).all()
+
+
+def test_too_narrow_a_proposal_raises_the_alarm_and_understates():
+    model = make_model(0.5)
+    x = make_data(model, 200)
+    evidence = importance(model, x, 5000)
+    assert (evidence.pareto_k > 0.7).double().mean() > 0.95
+    assert evidence.log_evidence.mean() < model.log_evidence(x).mean() - 0.2
+
+
+def test_the_estimate_of_the_probability_is_unbiased():
+    # mean of p-hat / p over 20,000 independent repetitions of S = 5; 4 standard errors: false alarm 6e-5
+    model = make_model(1.3, latent_dim=2, num_dims=4)
+    x = make_data(model, 1).expand(20_000, 4)
+    ratio = (importance(model, x, 5).log_evidence - model.log_evidence(x)).exp()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / 20_000**0.5
+    # and its logarithm is a lower bound on average, which rises with S
+    bias = [(importance(model, x[:4000], s).log_evidence - model.log_evidence(x[:4000])).mean() for s in (1, 5, 50)]
+    assert bias[0] < bias[1] < bias[2] < 0.01
+
+
+def test_the_error_falls_as_one_over_the_root_of_s():
+    model = make_model(1.2, latent_dim=2, num_dims=8)
+    x = make_data(model, 500)
+    sizes = torch.tensor([128, 512, 2048, 8192])
+    rms = [(importance(model, x, int(s)).log_evidence - model.log_evidence(x)).square().mean().sqrt() for s in sizes]
+    log_rms, log_size = torch.stack(rms).log(), sizes.double().log()
+    slope = ((log_size - log_size.mean()) * log_rms).sum() / ((log_size - log_size.mean()) ** 2).sum()
+    # each RMS of 500 errors is known to 3%, so the slope to 0.01
+    assert slope.item() == pytest.approx(-0.5, abs=0.04)
+
+
+def test_plain_monte_carlo_over_the_prior_agrees_where_it_can():
+    model = make_model(latent_dim=1, num_dims=3)
+    x = make_data(model, 300)
+    evidence = importance(model, x, 4000, proposal=prior_proposal(model))
+    z = (evidence.log_evidence - model.log_evidence(x)) / evidence.standard_error
+    # the mean square of 300 standard normals is 1 with standard error 0.08; the tails are heavier here
+    assert 0.6 < z.square().mean() < 1.6
+    assert evidence.rate.abs().max() < 1e-6
+
+
+def test_a_result_does_not_depend_on_the_memory_budget():
+    model = make_model(1.2)
+    x = make_data(model, 16)
+    small, large = (importance(model, x, 300, memory_budget=b) for b in (1, 2**30))
+    for name in ("log_evidence", "standard_error", "pareto_k", "elbo", "rate", "distortion", "curve"):
+        assert torch.allclose(getattr(small, name), getattr(large, name), rtol=1e-5), name
+
+
+def test_a_result_is_keyed_by_seed_and_block_and_leaves_the_callers_stream_alone():
+    model = make_model(1.2)
+    x = make_data(model, 4)
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    a, b, c, d = (importance(model, x, 50, seed=s, block=k).log_evidence for s, k in [(0, 0), (0, 0), (1, 0), (0, 1)])
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
+
+
+def test_rate_and_distortion_add_up_to_the_elbo():
+    model = make_model(1.2)
+    evidence = importance(model, make_data(model, 8), 300)
+    assert torch.allclose(-(evidence.rate + evidence.distortion), evidence.elbo, rtol=1e-6)
+    assert (evidence.elbo < evidence.log_evidence).all()
+
+
+def test_the_estimate_is_the_log_mean_exp_of_the_seams_weights():
+    model = make_model(1.2)
+    x = make_data(model, 8)
+    with keyed_rng(3, "evidence", 0, 0):
+        log_w = log_weights(model, x, 100)
+    assert torch.allclose(importance(model, x, 100, seed=3).log_evidence.float(), log_mean_exp(log_w), atol=1e-4)
+
+
+def test_the_encoder_is_asked_once_per_datum():
+    model, calls = make_model(1.2), []
+    x = make_data(model, 8)
+
+    def proposal(x):
+        calls.append(len(x))
+        return encoder_proposal(model)(x)
+
+    importance(model, x, 1000, proposal=proposal)
+    assert calls == [8]
+
+
+def test_the_latent_mean_is_that_of_the_proposal():
+    model = make_model(1.2)
+    x = make_data(model, 8)
+    assert torch.allclose(importance(model, x, 5).latent_mean, model.encoder(x).loc.double())
+
+
+def test_bad_input_is_refused():
+    model = make_model()
+    x = make_data(model, 2)
+    with pytest.raises(ValueError, match="num_samples must be at least 1, but is 0"):
+        importance(model, x, 0)
+    with pytest.raises(ValueError, match=r"wrap it in torch\.distributions\.Independent"):
+        importance(model, x, 5, proposal=lambda x: Normal(torch.zeros(2, 10), 1.0))

@@ -1,0 +1,214 @@
+"""Settings are typed, complete, survive a round trip, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from logpx.cli import main
+from logpx.data.catalogue import CATALOGUE
+from logpx.settings import SECTIONS, Settings, default_recipe, known_recipes, recipe_path
+
+# For each setting a value other than its default, and other than that of the recipe of digits.
+OTHER: dict[str, Any] = {
+    "data_root": "/elsewhere",
+    "num_valid": 7,
+    "binarization": "static",
+    "likelihood": "gaussian",
+    "latent_dim": 3,
+    "network": "residual",
+    "hidden": (7, 7),
+    "activation": "elu",
+    "encoder_dropout": 0.1,
+    "decoder_dropout": 0.2,
+    "prior": "maf",
+    "center": False,
+    "bound": "iwae",
+    "num_samples": 4,
+    "gradient": "stl",
+    "beta": 0.5,
+    "beta_warmup_epochs": 2.5,
+    "free_bits": 0.25,
+    "epochs": 9,
+    "batch_size": 11,
+    "optimizer": "adamw",
+    "learning_rate": 3e-4,
+    "weight_decay": 0.01,
+    "schedule": "constant",
+    "warmup_steps": 5,
+    "clip_norm": 2.0,
+    "ema": 0.9,
+    "validate_on": "test",
+    "patience": 4,
+    "on_nonfinite": "skip",
+    "tensorboard": True,
+    "seed": 5,
+    "device": "cpu",
+}
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    sections = {name: getattr(settings, name) for name in SECTIONS}
+    values = {f.name: getattr(s, f.name) for s in sections.values() for f in dataclasses.fields(s)}
+    return {**values, "seed": settings.seed, "device": settings.device}
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["fit", *words, "--print-config"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_the_names_of_settings_are_unique_so_that_each_can_be_overridden_alone() -> None:
+    names = [f.name for section in SECTIONS.values() for f in dataclasses.fields(section)] + ["seed", "device"]
+    assert len(set(names)) == len(names)
+    assert set(OTHER) == set(names) - {"name"}
+
+
+@pytest.mark.parametrize("recipe", known_recipes())
+def test_a_recipe_is_settings_of_which_each_line_counts(recipe: str) -> None:
+    nested = yaml.safe_load(recipe_path(recipe).read_text())
+    assert nested
+    resolved = Settings.from_recipe("digits", recipe).to_dict()
+    for section, values in nested.items():
+        for name, value in values.items():
+            assert resolved[section][name] == value
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_known_data_set_has_a_recipe(name: str) -> None:
+    recipe = default_recipe(name)
+    assert recipe in known_recipes()
+    settings = Settings.from_recipe(name)
+    assert settings.data.name == name
+    assert settings == Settings.from_recipe(name, recipe)
+
+
+def test_data_of_ones_own_have_the_defaults() -> None:
+    assert Settings.from_recipe("own.npy") == Settings().override(name="own.npy")
+
+
+@pytest.mark.parametrize("settings", [Settings(), *(Settings.from_recipe("digits", name) for name in known_recipes())])
+def test_yaml_brings_back_equal_settings(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(settings.to_yaml())
+    back = Settings.from_file(path)
+    assert back == settings
+    assert hash(back) == hash(settings)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_any_setting_is_overridden_by_its_own_name_and_nothing_else_changes(name: str) -> None:
+    before = Settings.from_recipe("digits")
+    after = before.override(**{name: OTHER[name]})
+    assert {key: value for key, value in flat(after).items() if value != flat(before)[key]} == {name: OTHER[name]}
+    assert Settings.from_dict(yaml.safe_load(after.to_yaml())) == after
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_command_line_beats_the_recipe_in_any_setting(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    value = OTHER[name]
+    words = [str(v).lower() if isinstance(v, bool) else str(v) for v in (value if name == "hidden" else [value])]
+    text = printed(capsys, "digits", "--" + name.replace("_", "-"), *words)
+    assert Settings.from_dict(yaml.safe_load(text)) == Settings.from_recipe("digits").override(**{name: value})
+
+
+def test_print_config_is_the_resolved_settings_and_config_reads_them_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--epochs", "3", "--hidden", "8", "4", "--seed", "2"]
+    text = printed(capsys, "mnist", "--recipe", "grey-bce", *words)
+    wanted = Settings.from_recipe("mnist", "grey-bce").override(epochs=3, hidden=(8, 4), seed=2)
+    assert text == wanted.to_yaml()
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert printed(capsys, "mnist", "--config", str(path)) == text
+    assert yaml.safe_load(printed(capsys, "mnist", "--config", str(path), "--epochs", "4"))["train"]["epochs"] == 4
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "patience", "num_valid"])
+def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag = "--" + name.replace("_", "-")
+    assert flat(Settings.from_dict(yaml.safe_load(printed(capsys, "digits", flag, "none"))))[name] is None
+
+
+@pytest.mark.parametrize(
+    "nested, words",
+    [
+        ({"trian": {}}, ["settings", "'trian'", "did you mean 'train'"]),
+        ({"train": {"epoch": 3}}, ["key in train", "'epoch'", "did you mean 'epochs'"]),
+        ({"model": {"qqq": 3}}, ["key in model", "'qqq'", "known are", "latent_dim"]),
+        ({"train": 3}, ["train must be a mapping", "3"]),
+        ({"train": None}, ["train must be a mapping", "None"]),
+        ({"train": {"epochs": "many"}}, ["train.epochs", "int", "many"]),
+        ({"train": {"epochs": 2.5}}, ["train.epochs", "int", "2.5"]),
+        ({"train": {"tensorboard": "perhaps"}}, ["train.tensorboard", "bool", "perhaps"]),
+        ({"train": {"optimizer": "sgd"}}, ["train.optimizer", "adam", "sgd"]),
+        ({"data": {"binarization": "random"}}, ["data.binarization", "dynamic", "random"]),
+        ({"model": {"hidden": "wide"}}, ["model.hidden", "wide"]),
+        ({"model": {"hidden": [8, 0]}}, ["hidden must be at least 1", "0"]),
+        ({"model": {"latent_dim": 0}}, ["latent_dim must be at least 1", "0"]),
+        ({"objective": {"beta": -1.0}}, ["beta must be at least 0", "-1.0"]),
+        ({"objective": {"num_samples": 0}}, ["num_samples must be at least 1", "0"]),
+        ({"train": {"epochs": 0}}, ["epochs must be at least 1", "0"]),
+        ({"train": {"learning_rate": float("nan")}}, ["learning_rate must be at least 0", "nan"]),
+        ({"train": {"clip_norm": -1.0}}, ["clip_norm must be at least 0", "-1.0"]),
+        ({"device": "tpu"}, ["device", "cuda", "tpu"]),
+        ({"seed": None}, ["seed", "int", "None"]),
+        ({"train": {"epochs": None}}, ["train.epochs", "int", "None"]),
+        ({"model": {"hidden": None}}, ["model.hidden", "None"]),
+    ],
+)
+def test_wrong_settings_are_refused_with_name_value_and_hint(nested: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        Settings.from_dict(nested)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: Settings().override(epoch=3), "Unknown setting 'epoch': did you mean 'epochs'"),
+        (lambda: Settings().override(train={}), "Unknown setting 'train'"),
+        (lambda: Settings.from_recipe("digits", "mnits"), "Unknown recipe 'mnits': did you mean 'mnist'"),
+        (lambda: Settings.from_recipe("digits", "qqq"), "Unknown recipe 'qqq': known are digits"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest_known_one(call: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("content", [b"epochs: [", b"- 1\n- 2\n", b"", b"\xff\xfe\x00", None])
+def test_a_file_that_holds_no_settings_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.yaml") as caught:
+        Settings.from_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_cannot_execute_code(tmp_path: Path) -> None:
+    path, trace = tmp_path / "config.yaml", tmp_path / "trace"
+    path.write_text(f"seed: !!python/object/apply:os.system ['touch {trace}']\n")
+    with pytest.raises(ValueError, match="cannot be read as YAML"):
+        Settings.from_file(path)
+    assert not trace.exists()
+
+
+def test_numbers_may_be_written_as_people_write_them_in_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("train:\n  learning_rate: 1e-3\n  weight_decay: 0\n")
+    train = Settings.from_file(path).train
+    assert train.learning_rate == 0.001
+    assert isinstance(train.weight_decay, float)

@@ -59,9 +59,7 @@ def test_load_gives_the_saved_weights_in_evaluation_mode(fitted: Path, name: Any
     assert same(model.state_dict(), weights(fitted, name))  # type: ignore[attr-defined]
 
 
-def test_the_best_weights_are_those_of_the_best_validation_bound(fitted: Path, tmp_path: Path) -> None:
-    bounds = [float(row["valid"]) for row in metrics(fitted)]
-    best = bounds.index(max(bounds)) + 1
+def test_the_best_weights_are_those_of_the_best_validation_bound(tmp_path: Path) -> None:
     # constant learning rate and no warm-up, so that a shorter fit is the beginning of a longer one
     settings = {**TINY, "schedule": "constant", "learning_rate": 0.01}
     long = logpx.fit("digits", out=tmp_path / "long", **settings).path
@@ -131,7 +129,7 @@ def _widen(path: Path) -> None:
         ("run.json", Path.unlink, "is no run folder"),
         ("run.json", _edit(schema=2), "schema 2"),
         ("run.json", _truncate, "not valid JSON"),
-        ("run.json", _replace("[]"), "run.json"),
+        ("run.json", _replace("[1]"), "run.json"),
         ("run.json", _replace('{"schema": 1}'), "run.json"),
         ("run.json", _edit(model="mine.Model"), "model of your own"),
         ("config.yaml", Path.unlink, "holds no settings"),
@@ -161,19 +159,17 @@ def test_a_damaged_evaluation_is_explained(run_copy: Path, name: str) -> None:
         run.evaluation() if name.endswith("json") else run.scores()
 
 
-@pytest.mark.parametrize("content", [b"", b"epoch,step\n1\n", b"epoch,train\n1,abc\n", b"\xff\xfe"])
-def test_damaged_metrics_are_explained_or_absent(run_copy: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"epoch,train\n1,abc\n", b"\xff\xfe"])
+def test_metrics_that_are_no_numbers_are_explained(run_copy: Path, content: bytes) -> None:
     (run_copy / "metrics.csv").write_bytes(content)
-    try:
-        assert Run.open(run_copy).metrics() == {}
-    except logpx.LogpxError as error:
-        assert "metrics.csv" in str(error)
+    with pytest.raises(logpx.LogpxError, match=r"metrics\.csv"):
+        Run.open(run_copy).metrics()
 
 
 @pytest.mark.parametrize("name", ["best.safetensors", "training.pt", "evaluation.npz"])
 def test_a_pickle_in_a_run_is_refused_and_not_executed(run_copy: Path, tmp_path: Path, name: str) -> None:
     trace = tmp_path / "trace"
-    content = pickle.dumps(Malice(trace))
+    content = pickle.dumps(Malice(trace), protocol=2)
     (run_copy / name).write_bytes(content)
     use: dict[str, Callable[[], Any]] = {
         "best.safetensors": lambda: logpx.load(run_copy),
@@ -244,11 +240,6 @@ def test_a_model_of_ones_own_must_be_handed_over_to_be_loaded(tmp_path: Path) ->
     assert logpx.load(run, model=fresh) is fresh
     assert same(fresh.state_dict(), weights(run))
     assert not fresh.training
-
-
-def test_an_object_without_the_three_methods_is_no_model(fitted: Path) -> None:
-    with pytest.raises(TypeError, match="lacks prior and encoder and decoder"):
-        Run.open(fitted, torch.nn.Linear(2, 2)) and logpx.fit("digits", model=torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("error", [ValueError("full disk"), KeyboardInterrupt()])

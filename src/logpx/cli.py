@@ -171,8 +171,12 @@ def _encode(options: Namespace) -> None:
 
 def _report(options: Namespace) -> None:
     from .page import report
+    from .wording import headline
 
-    print(f"Report: {report(_open(options))}")
+    run = _open(options)
+    page, record = report(run), run.evaluation()
+    print(headline(record) if record else f"No evaluation yet: logpx evaluate {run.path}")
+    print(f"Report: {page}")
 
 
 def _data(options: Namespace) -> None:

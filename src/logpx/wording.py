@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["flags", "rows", "tail_sentence"]
+__all__ = ["flags", "headline", "rows", "tail_sentence"]
 
 from typing import Any
+
+
+def headline(record: dict[str, Any]) -> str:
+    """Returns the result in one line: the mean with both errors, and bits per dimension where they mean something."""
+    log_p, bits = record["log_evidence"], record["bits_per_dim"]
+    quantity = "relaxed score (not a log-probability of the data)" if record["relaxed"] else "log p(x)"
+    parts = f"Monte Carlo {log_p['monte_carlo_error']:.3f}, test set {log_p['test_set_error']:.3f}"
+    code = f", {bits['mean']:.4f} ± {bits['error']:.4f} bits/dim" if bits else ""
+    return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats per datum ({parts}){code}"
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str]]:

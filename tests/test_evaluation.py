@@ -1,0 +1,490 @@
+"""An evaluation says what is known of log p(x), how well, and what of it cannot be relied on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import POISON, Toy, data_set, normal, test_split
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, constraints
+
+import logpx
+from logpx.conditional import DECODERS
+from logpx.evaluation import Evaluation, evaluate
+
+D, L = 6, 2
+BINARY = (normal(50, 4, seed=5) > 0).to(torch.uint8)
+GREYS = torch.randint(0, 256, (50, 4), generator=torch.Generator().manual_seed(6)).to(torch.uint8)
+
+
+def exact(posterior_scale: float = 1.0, dtype: torch.dtype = torch.float32) -> logpx.FactorAnalysis:
+    loading, noise = normal(D, L, seed=1).to(dtype), torch.linspace(0.5, 1.5, D, dtype=dtype)
+    return logpx.FactorAnalysis(loading, torch.ones(D, dtype=dtype), noise, posterior_scale)
+
+
+def reals(n: int = 100) -> Any:
+    """Draws from the exact model."""
+    model = exact()
+    z = normal(n, L, seed=2)
+    return test_split(z @ model.loading.T + model.mean + model.noise_scale * normal(n, D, seed=3))
+
+
+def truth(split: Any) -> np.ndarray:
+    return exact(dtype=torch.float64).log_evidence(split.values.double()).numpy()
+
+
+class Standard:
+    """A person's own object with one standard normal latent and no use for it; subclasses say what x is."""
+
+    def prior(self) -> Distribution:
+        return Independent(Normal(torch.zeros(1), 1.0), 1)
+
+    def encoder(self, x: Tensor) -> Distribution:
+        return Independent(Normal(torch.zeros(len(x), 1), 1.0), 1)
+
+    def decoder(self, z: Tensor) -> Distribution:
+        raise NotImplementedError
+
+
+class Coins(Standard):
+    """Independent coins; torch checks its arguments unless told otherwise."""
+
+    def __init__(self, check: bool = True) -> None:
+        self.check = check
+
+    def decoder(self, z: Tensor) -> Distribution:
+        logits = torch.zeros(*z.shape[:-1], 4)
+        return Independent(Bernoulli(logits=logits, validate_args=self.check), 1, validate_args=self.check)
+
+
+class Gaussian(Standard):
+    def decoder(self, z: Tensor) -> Distribution:
+        return Independent(Normal(torch.zeros(*z.shape[:-1], 4), 1.0), 1)
+
+
+class Grid(constraints.Constraint):
+    """The 256 levels k / 255."""
+
+    is_discrete = True
+
+    def check(self, value: Tensor) -> Tensor:
+        return ((255 * value - (255 * value).round()).abs() < 1e-3) & (value >= 0) & (value <= 1)
+
+
+class Levels(Categorical):
+    """A probability for each of the 256 levels, given as k / 255."""
+
+    support = Grid()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob((255 * value).round())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return super().expand(batch_shape, self._get_checked_instance(Levels, _instance))
+
+
+class Histogram(Standard):
+    """Pixels with one distribution over 256 levels, given by its logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def decoder(self, z: Tensor) -> Distribution:
+        return Independent(Levels(logits=self.logits.expand(*z.shape[:-1], 4, 256)), 1)
+
+
+class Builtin(Standard):
+    """A decoder of logpx by its name."""
+
+    def __init__(self, name: str) -> None:
+        outputs = 4 * DECODERS[name].num_parameters
+        self.body = DECODERS[name](nn.Linear(1, outputs).requires_grad_(False), (4,))
+
+    def decoder(self, z: Tensor) -> Distribution:
+        return self.body(z)
+
+
+class OwnWeights(Standard):
+    """A model that brings its own log-weights, those of a fair coin per dimension plus noise."""
+
+    def log_weights(self, x: Tensor, num_samples: int, context: Any = None, mask: Any = None) -> Tensor:
+        noise = Normal(-0.005, 0.1).sample((num_samples, len(x)))  # E[e^noise] = 1
+        return noise - x.shape[1] * math.log(2.0)
+
+    def decoder(self, z: Tensor) -> Distribution:
+        return Independent(Bernoulli(logits=torch.zeros(*z.shape[:-1], 4)), 1)
+
+
+def columns(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    return evaluation.scores()
+
+
+@pytest.fixture(scope="module")
+def inexact() -> Evaluation:
+    return evaluate(exact(1.2), reals(), num_samples=300)
+
+
+def test_with_the_exact_posterior_every_number_is_the_truth() -> None:
+    split = reals()
+    evaluation = evaluate(exact(), split, num_samples=40)
+    record, known = evaluation.record, truth(split)
+    assert columns(evaluation)["log_evidence"] == pytest.approx(known, abs=1e-4)
+    assert record["log_evidence"]["mean"] == pytest.approx(known.mean(), abs=1e-5)
+    assert record["log_evidence"]["error"] == pytest.approx(known.std(ddof=1) / math.sqrt(100), rel=1e-4)
+    assert record["elbo"] == pytest.approx(known.mean(), abs=1e-5)
+    assert record["log_evidence"]["monte_carlo_error"] == 0
+    assert record["log_evidence"]["test_set_error"] == record["log_evidence"]["error"]
+    assert record["pareto_k"]["share_above_05"] == record["pareto_k"]["share_above_07"] == 0
+    assert record["ess"] == {"median": 40.0, "minimum": 40.0}
+    assert "All weights are constant" in str(evaluation)
+    assert record["flags"] == []
+
+
+def test_the_errors_are_those_of_the_scores(inexact: Evaluation) -> None:
+    scores, log_p = columns(inexact), inexact.record["log_evidence"]
+    n = len(scores["log_evidence"])
+    assert log_p["mean"] == pytest.approx(scores["log_evidence"].mean(), rel=1e-12)
+    assert log_p["total"] == pytest.approx(scores["log_evidence"].sum(), rel=1e-12)
+    assert log_p["error"] == pytest.approx(scores["log_evidence"].std(ddof=1) / math.sqrt(n), rel=1e-12)
+    assert log_p["monte_carlo_error"] == pytest.approx(math.sqrt((scores["standard_error"] ** 2).sum()) / n, rel=1e-12)
+    assert log_p["monte_carlo_error"] > 0
+    rest = math.sqrt(log_p["error"] ** 2 - log_p["monte_carlo_error"] ** 2)
+    assert log_p["test_set_error"] == pytest.approx(rest, rel=1e-12)
+
+
+def test_the_other_means_are_those_of_the_scores(inexact: Evaluation) -> None:
+    scores, record = columns(inexact), inexact.record
+    for name in ("elbo", "rate", "distortion"):
+        assert record[name] == pytest.approx(scores[name].mean(), rel=1e-12)
+    assert record["elbo"] == pytest.approx(-record["rate"] - record["distortion"], abs=1e-5)
+    assert record["elbo"] < record["log_evidence"]["mean"]
+    assert record["jackknife"]["mean"] == pytest.approx(scores["jackknife"].mean(), rel=1e-12)
+    bias = record["log_evidence"]["mean"] - record["jackknife"]["mean"]
+    assert record["jackknife"]["bias"] == pytest.approx(bias, abs=1e-9)
+    k = scores["pareto_k"]
+    assert record["pareto_k"]["share_above_05"] == (k > 0.5).mean()
+    assert record["pareto_k"]["share_above_07"] == (k > 0.7).mean()
+    assert record["ess"]["minimum"] == scores["ess"].min()
+    assert record["curve"]["num_samples"][-1] == 300
+    assert record["curve"]["mean"][-1] == pytest.approx(record["log_evidence"]["mean"], abs=1e-9)
+    assert record["curve"]["error"][-1] == pytest.approx(record["log_evidence"]["error"], rel=1e-6)
+
+
+def test_bits_per_dimension_are_the_code_length(inexact: Evaluation) -> None:
+    log_p, bits = inexact.record["log_evidence"], inexact.record["bits_per_dim"]
+    assert bits["mean"] == pytest.approx(-log_p["mean"] / (D * math.log(2)), rel=1e-12)
+    assert bits["error"] == pytest.approx(log_p["error"] / (D * math.log(2)), rel=1e-12)
+    assert f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim" in str(inexact)
+
+
+def test_the_record_names_all_that_the_number_depends_on(inexact: Evaluation) -> None:
+    evaluation = evaluate(
+        Coins(), test_split(BINARY, "binary", 2), num_samples=30, seed=7, data_name="coins", data_hash="h"
+    )
+    record = evaluation.record
+    data = {"name": "coins", "split": "test", "num_data": 50, "kind": "binary", "event_shape": [4]}
+    assert record["data"] == {**data, "binarization": "none", "hash": "h"}
+    assert (record["estimator"], record["proposal"], record["num_samples"], record["seed"]) == (
+        *("importance", "encoder", 30, 7),
+    )
+    assert record["model"] == "Coins"
+    assert {"logpx", "torch", "python", "device", "date", "seconds"} <= record["provenance"].keys()
+    table = str(evaluation)
+    for words in ("coins, test, 50 data, binarization none", "importance, proposal encoder", "30 per datum, seed 7"):
+        assert words in table
+
+
+@pytest.mark.parametrize(
+    "model, split, is_relaxed",
+    [
+        (Coins(), test_split(BINARY, "binary", 2), False),
+        (Builtin("bernoulli"), test_split(BINARY, "binary", 2), False),
+        (Builtin("gaussian"), test_split(normal(50, 4)), False),
+        (Gaussian(), test_split(normal(50, 4)), False),
+        (Histogram(torch.zeros(256)), test_split(GREYS, "8-bit", 256), False),
+        (Builtin("relaxed-bernoulli"), test_split(GREYS, "8-bit", 256), True),
+        (Builtin("relaxed-bernoulli"), test_split(BINARY, "binary", 2), True),
+        (Builtin("gaussian"), test_split(GREYS, "8-bit", 256), True),
+        (Gaussian(), test_split(GREYS, "8-bit", 256), True),
+        (Gaussian(), test_split(BINARY, "binary", 2), True),
+        (Coins(check=False), test_split(GREYS, "8-bit", 256), True),
+    ],
+    ids=[
+        *("own coins", "strict", "Gaussian, reals", "own Gaussian, reals", "256 levels", "relaxed, greys"),
+        *("relaxed, binary", "Gaussian, greys", "own Gaussian, greys", "own Gaussian, binary", "own coins, greys"),
+    ],
+)
+def test_what_is_no_probability_of_the_data_is_labelled_and_has_no_bits(
+    model: Any, split: Any, is_relaxed: bool
+) -> None:
+    evaluation = evaluate(model, split, num_samples=30)
+    record, table = evaluation.record, str(evaluation)
+    label = "ot a log-probability of the data"
+    assert (record["bits_per_dim"] is None) == is_relaxed
+    assert bool(record["relaxed"]) == is_relaxed
+    assert (label in table) == is_relaxed
+    assert any(label in flag for flag in record["flags"]) == is_relaxed
+    assert ("bits" in table) != is_relaxed
+    assert ("log p(x)" in table) != is_relaxed
+    assert ("relaxed score" in table) == is_relaxed
+
+
+@pytest.mark.parametrize("kind, values, level, uniform", [("8-bit", GREYS, 3.0, 8), ("binary", BINARY, 2.0, 1)])
+def test_data_that_a_uniform_code_would_shorten_are_flagged(kind: str, values: Tensor, level: float, uniform: int) -> None:
+    """All mass but a little is on one level, which the data rarely take."""
+    logits = torch.zeros(256)
+    logits[0] = 30.0 if kind == "8-bit" else 0.0
+    bad: Any = Histogram(logits) if kind == "8-bit" else BiasedCoins()
+    split = test_split(values, kind, 256 if kind == "8-bit" else 2)
+    record = evaluate(bad, split, num_samples=30).record
+    assert record["bits_per_dim"]["mean"] > uniform
+    assert any(f"a uniform code would need only {uniform}" in flag for flag in record["flags"])
+
+
+class BiasedCoins(Standard):
+    def decoder(self, z: Tensor) -> Distribution:
+        return Independent(Bernoulli(logits=torch.full((*z.shape[:-1], 4), 9.0)), 1)
+
+
+def test_the_uniform_code_has_8_bits_and_no_flag() -> None:
+    logits = torch.zeros(256).scatter(0, GREYS.flatten().long(), 1e-3)  # hardly better than uniform
+    record = evaluate(Histogram(logits), test_split(GREYS, "8-bit", 256), num_samples=30).record
+    assert record["bits_per_dim"]["mean"] == pytest.approx(8.0, abs=1e-3)
+    assert record["flags"] == []
+
+
+def test_a_datum_that_is_not_finite_is_counted_flagged_and_not_dropped() -> None:
+    values = normal(40, 3)
+    clean = evaluate(Toy(), test_split(values), num_samples=30)
+    values[7, 1] = POISON
+    evaluation = evaluate(Toy(), test_split(values), num_samples=30)
+    scores = columns(evaluation)["log_evidence"]
+    assert evaluation.record["data"]["num_data"] == len(scores) == 40
+    assert evaluation.record["num_nonfinite"] == 1
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [7]
+    others = np.arange(40) != 7
+    assert scores[others] == pytest.approx(columns(clean)["log_evidence"][others], rel=1e-5)
+    assert math.isnan(evaluation.record["log_evidence"]["mean"])
+    assert any("1 data have an estimate that is not finite; none was dropped" in f for f in evaluation.record["flags"])
+    assert "nan nats per datum" in str(evaluation)
+
+
+class Impossible(Standard):
+    """A model of which every datum with a first coordinate above 2 has probability 0."""
+
+    def decoder(self, z: Tensor) -> Distribution:
+        return Independent(Box(torch.zeros(*z.shape[:-1], 4), 1.0, validate_args=False), 1, validate_args=False)
+
+
+class Box(Normal):
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.where(value > 2, -math.inf, super().log_prob(value))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return Box(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+
+
+def test_a_datum_of_probability_0_is_minus_infinity_and_not_absent() -> None:
+    values = 0.1 * normal(40, 4)
+    values[3, 0] = 3.0
+    evaluation = evaluate(Impossible(), test_split(values), num_samples=30)
+    scores = columns(evaluation)
+    assert np.flatnonzero(scores["log_evidence"] == -math.inf).tolist() == [3]
+    assert evaluation.record["log_evidence"]["mean"] == -math.inf
+    assert evaluation.record["num_nonfinite"] == 1
+    assert scores["ess"][3] == 0
+    assert "-inf nats per datum" in str(evaluation)
+
+
+@pytest.mark.parametrize("limit", [32, 64])
+def test_a_limit_changes_no_number_of_whole_blocks(inexact: Evaluation, limit: int) -> None:
+    some = evaluate(exact(1.2), reals(), num_samples=300, limit=limit)
+    assert some.record["data"]["num_data"] == limit
+    for name, column in columns(some).items():
+        assert np.array_equal(column, columns(inexact)[name][:limit]), name
+
+
+def test_a_limit_beyond_the_data_is_all_data(inexact: Evaluation) -> None:
+    everything = evaluate(exact(1.2), reals(), num_samples=300, limit=1000)
+    assert np.array_equal(columns(everything)["log_evidence"], columns(inexact)["log_evidence"])
+
+
+@pytest.mark.parametrize("memory_budget", [1, 10_000, 200_000])
+def test_the_memory_budget_changes_no_result(inexact: Evaluation, memory_budget: int) -> None:
+    frugal = evaluate(exact(1.2), reals(), num_samples=300, memory_budget=memory_budget)
+    for name, column in columns(frugal).items():
+        tolerance = 1e-3 if name in ("ess", "pareto_k") else 1e-5
+        assert column == pytest.approx(columns(inexact)[name], abs=tolerance, rel=1e-5), name
+
+
+def test_a_seed_gives_the_same_numbers_and_another_seed_others(inexact: Evaluation) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        again = evaluate(exact(1.2), reals(), num_samples=300)
+    other = evaluate(exact(1.2), reals(), num_samples=300, seed=1)
+    assert np.array_equal(columns(again)["log_evidence"], columns(inexact)["log_evidence"])
+    assert not np.isclose(columns(other)["log_evidence"], columns(inexact)["log_evidence"], rtol=0, atol=1e-7).any()
+
+
+def test_the_prior_agrees_with_importance_within_their_errors() -> None:
+    """Prior weights of this model are bounded; a z-score beyond 5 is a false alarm in under one of 10^4 runs of 100."""
+    model = logpx.FactorAnalysis(0.3 * normal(D, L, seed=1), torch.ones(D), torch.ones(D), 1.1)
+    split = test_split(1 + normal(100, D, seed=9))
+    scores = {name: columns(evaluate(model, split, estimator=name, num_samples=4000)) for name in ("prior", "importance")}
+    known = logpx.FactorAnalysis(model.loading.double(), model.mean.double(), model.noise_scale.double())
+    log_p = known.log_evidence(split.values.double()).numpy()
+    for name, column in scores.items():
+        z = (column["log_evidence"] - log_p) / column["standard_error"]
+        assert np.abs(z).max() < 5, name
+        assert 0.5 < z.std() < 2, name
+    assert scores["prior"]["standard_error"].mean() > scores["importance"]["standard_error"].mean()
+
+
+def test_the_prior_estimator_is_named() -> None:
+    record = evaluate(exact(), reals(), estimator="prior", num_samples=30, limit=5).record
+    assert (record["estimator"], record["proposal"]) == ("prior", "prior")
+
+
+class HalfDead(nn.Module):
+    """Two latents, of which the encoder uses the first alone."""
+
+    def prior(self) -> Distribution:
+        return Independent(Normal(torch.zeros(2), 1.0), 1)
+
+    def encoder(self, x: Tensor) -> Distribution:
+        return Independent(Normal(torch.stack([x[:, 0], torch.full((len(x),), 3.0)], -1), 0.5), 1)
+
+    def decoder(self, z: Tensor) -> Distribution:
+        return Independent(Normal(z[..., :1].expand(*z.shape[:-1], 4), 1.0), 1)
+
+
+def test_latents_that_do_not_vary_over_data_are_not_active() -> None:
+    evaluation = evaluate(HalfDead(), test_split(normal(40, 4)), num_samples=30)
+    assert (evaluation.record["active_units"], evaluation.record["num_latents"]) == (1, 2)
+    assert "1 of 2 latents" in str(evaluation)
+
+
+def test_the_activity_of_latents_cannot_be_seen_from_one_datum() -> None:
+    evaluation = evaluate(HalfDead(), test_split(normal(40, 4)), num_samples=30, limit=1)
+    assert evaluation.record["active_units"] is None
+    assert "active units" not in str(evaluation)
+
+
+class Dropping(Toy):
+    """A model whose result depends on its mode, with a part that its user froze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.frozen = nn.Dropout(0.5), nn.Dropout(0.5).eval()
+
+    def encoder(self, x: Tensor) -> Distribution:
+        assert not self.drop.training
+        return super().encoder(self.drop(x))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_module_is_evaluated_in_evaluation_mode_and_comes_back_as_it_was(fails: bool) -> None:
+    model = Dropping()
+    before = {name: module.training for name, module in model.named_modules()}
+    if fails:
+        model.decoder = lambda z: Normal(model.decode(z), 1.0)  # type: ignore[method-assign]
+        with pytest.raises(ValueError, match=r"log p\(x\|z\)"):
+            evaluate(model, test_split(normal(5, 3)), num_samples=3)
+    else:
+        evaluate(model, test_split(normal(5, 3)), num_samples=3)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_scores_are_written_with_their_units(inexact: Evaluation, tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    inexact.write_scores(path)
+    with path.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    nats = ["log_evidence", "standard_error", "elbo", "rate", "distortion", "jackknife"]
+    names = {name: f"{name}_nats" if name in nats else name for name in columns(inexact)}
+    assert list(table[0]) == list(names.values())
+    assert {"index", "log_evidence_nats", "standard_error_nats", "pareto_k", "ess"} <= table[0].keys()
+    for name, column in columns(inexact).items():
+        assert [float(row[names[name]]) for row in table] == pytest.approx(column.tolist(), rel=1e-8), name
+    assert [row["index"] for row in table] == [str(i) for i in range(100)]
+
+
+def test_a_model_with_its_own_log_weights_is_evaluated_by_them() -> None:
+    evaluation = evaluate(OwnWeights(), test_split(BINARY, "binary", 2), num_samples=3000)
+    record = evaluation.record
+    assert record["proposal"] == "the model's own"
+    assert (record["rate"], record["distortion"], record["active_units"]) == (None, None, None)
+    # the standard error is 0.1 / sqrt(3000 * 50) = 0.0003: ten of them
+    assert record["log_evidence"]["mean"] == pytest.approx(-4 * math.log(2), abs=0.003)
+    assert "rate" not in str(evaluation)
+    prior = evaluate(OwnWeights(), test_split(BINARY, "binary", 2), num_samples=30, estimator="prior").record
+    assert prior["proposal"] == "prior"
+
+
+class Unsummed(Gaussian):
+    def decoder(self, z: Tensor) -> Distribution:
+        return Normal(torch.zeros(*z.shape[:-1], 4), 1.0)
+
+
+class UnsummedEncoder(Gaussian):
+    def encoder(self, x: Tensor) -> Distribution:
+        return Normal(torch.zeros(len(x), 1), 1.0)
+
+
+@pytest.mark.parametrize(
+    "model, options, kind, words",
+    [
+        (Gaussian(), {"estimator": "magic"}, ValueError, "importance, prior.*'magic'"),
+        (Gaussian(), {"limit": 0}, ValueError, "limit must be at least 1, but is 0"),
+        (Gaussian(), {"num_samples": 0}, ValueError, "num_samples must be at least 1, but is 0"),
+        (Unsummed(), {}, ValueError, r"log p\(x\|z\) must have shape.*Independent"),
+        (UnsummedEncoder(), {}, ValueError, r"proposal must have batch shape \(20,\).*Independent"),
+        (nn.Linear(2, 2), {}, TypeError, "lacks prior and encoder and decoder"),
+    ],
+    ids=["estimator", "limit", "num_samples", "decoder's shape", "encoder's shape", "no model"],
+)
+def test_what_cannot_be_evaluated_is_refused(model: Any, options: dict[str, Any], kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        evaluate(model, test_split(normal(20, 4)), **{"num_samples": 30, **options})
+
+
+def test_an_empty_split_is_refused() -> None:
+    empty = data_set(normal(5, 4), normal(0, 4), normal(5, 4)).split("valid")
+    with pytest.raises(ValueError, match="The valid split is empty"):
+        evaluate(Gaussian(), empty)
+
+
+def test_too_few_samples_to_judge_the_tail_are_said_to_be_so() -> None:
+    evaluation = evaluate(exact(1.2), reals(), num_samples=10)
+    assert evaluation.record["pareto_k"]["share_above_07"] is None
+    assert "too few samples to judge the tail" in str(evaluation)
+
+
+def test_a_proposal_that_is_too_narrow_raises_the_alarm() -> None:
+    evaluation = evaluate(exact(0.3), reals(), num_samples=1000)
+    assert evaluation.record["pareto_k"]["share_above_07"] > 0.5
+    assert evaluation.record["flags"] == [evaluation.record["pareto_k"]["sentence"]]
+    assert str(evaluation).count("k-hat > 0.7") == 1
+
+
+def plain(record: Any) -> list[float]:
+    """Returns the numbers in a record that JSON cannot hold."""
+    if isinstance(record, dict):
+        return [x for value in record.values() for x in plain(value)]
+    if isinstance(record, list):
+        return [x for value in record for x in plain(value)]
+    return [record] if isinstance(record, float) and not math.isfinite(record) else []
+
+
+def test_a_record_of_finite_data_holds_only_what_json_can(inexact: Evaluation) -> None:
+    assert plain(inexact.record) == []
+    assert json.loads(json.dumps(inexact.record)) == inexact.record

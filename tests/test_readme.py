@@ -1,0 +1,25 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["five steps", "your own model"])
+def test_the_code_of_the_readme_runs(number, tmp_path):
+    code = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)[number]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bits per dimension" in done.stdout
+    assert len(list(tmp_path.glob("runs/*/report.html"))) == 1
+
+
+def test_the_readme_shows_the_three_methods_without_a_class_of_ours():
+    code = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)[1]
+    model = code[code.index("class MyVAE") : code.index("run = logpx.fit")]
+    assert "logpx" not in model and all(f"def {name}(" in model for name in ("prior", "encoder", "decoder"))

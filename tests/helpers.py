@@ -31,7 +31,7 @@ class Toy(nn.Module):
             self.encode, self.decode = nn.Linear(3, 4), nn.Linear(2, 3)
 
     def prior(self) -> Distribution:
-        return Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+        return Independent(Normal(torch.zeros(2), 1.0, validate_args=False), 1, validate_args=False)
 
     def encoder(self, x: Tensor) -> Distribution:
         loc, log_scale = self.encode(x).chunk(2, dim=-1)

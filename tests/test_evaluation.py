@@ -84,7 +84,8 @@ class Levels(Categorical):
     support = Grid()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob((255 * value).round())
+        level = (255 * value).round().long().expand(self.batch_shape)
+        return self.logits.gather(-1, level.unsqueeze(-1)).squeeze(-1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         return super().expand(batch_shape, self._get_checked_instance(Levels, _instance))
@@ -105,10 +106,11 @@ class Builtin(Standard):
 
     def __init__(self, name: str) -> None:
         outputs = 4 * DECODERS[name].num_parameters
-        self.body = DECODERS[name](nn.Linear(1, outputs).requires_grad_(False), (4,))
+        self.weight = 0.3 * normal(1, outputs, seed=8)
+        self.likelihood = DECODERS[name](nn.Identity(), (4,))
 
     def decoder(self, z: Tensor) -> Distribution:
-        return self.body(z)
+        return self.likelihood(z @ self.weight)
 
 
 class OwnWeights(Standard):
@@ -169,8 +171,8 @@ def test_the_other_means_are_those_of_the_scores(inexact: Evaluation) -> None:
     bias = record["log_evidence"]["mean"] - record["jackknife"]["mean"]
     assert record["jackknife"]["bias"] == pytest.approx(bias, abs=1e-9)
     k = scores["pareto_k"]
-    assert record["pareto_k"]["share_above_05"] == (k > 0.5).mean()
-    assert record["pareto_k"]["share_above_07"] == (k > 0.7).mean()
+    assert record["pareto_k"]["share_above_05"] == (k >= 0.5).mean()
+    assert record["pareto_k"]["share_above_07"] == (k >= 0.7).mean()
     assert record["ess"]["minimum"] == scores["ess"].min()
     assert record["curve"]["num_samples"][-1] == 300
     assert record["curve"]["mean"][-1] == pytest.approx(record["log_evidence"]["mean"], abs=1e-9)
@@ -232,25 +234,29 @@ def test_what_is_no_probability_of_the_data_is_labelled_and_has_no_bits(
     assert (label in table) == is_relaxed
     assert any(label in flag for flag in record["flags"]) == is_relaxed
     assert ("bits" in table) != is_relaxed
-    assert ("log p(x)" in table) != is_relaxed
-    assert ("relaxed score" in table) == is_relaxed
-
-
-@pytest.mark.parametrize("kind, values, level, uniform", [("8-bit", GREYS, 3.0, 8), ("binary", BINARY, 2.0, 1)])
-def test_data_that_a_uniform_code_would_shorten_are_flagged(kind: str, values: Tensor, level: float, uniform: int) -> None:
-    """All mass but a little is on one level, which the data rarely take."""
-    logits = torch.zeros(256)
-    logits[0] = 30.0 if kind == "8-bit" else 0.0
-    bad: Any = Histogram(logits) if kind == "8-bit" else BiasedCoins()
-    split = test_split(values, kind, 256 if kind == "8-bit" else 2)
-    record = evaluate(bad, split, num_samples=30).record
-    assert record["bits_per_dim"]["mean"] > uniform
-    assert any(f"a uniform code would need only {uniform}" in flag for flag in record["flags"])
+    quantities = {name for name, _ in evaluation.rows()}
+    assert ("log p(x)" in quantities) != is_relaxed
+    assert ("relaxed score" in quantities) == is_relaxed
 
 
 class BiasedCoins(Standard):
     def decoder(self, z: Tensor) -> Distribution:
         return Independent(Bernoulli(logits=torch.full((*z.shape[:-1], 4), 9.0)), 1)
+
+
+@pytest.mark.parametrize(
+    "model, split, uniform",
+    [
+        (Histogram(30.0 * torch.eye(256)[0]), test_split(GREYS, "8-bit", 256), 8),
+        (BiasedCoins(), test_split(BINARY, "binary", 2), 1),
+    ],
+    ids=["8-bit", "binary"],
+)
+def test_data_that_a_uniform_code_would_shorten_are_flagged(model: Any, split: Any, uniform: int) -> None:
+    """The models put nearly all mass on a level that the data rarely take."""
+    record = evaluate(model, split, num_samples=30).record
+    assert record["bits_per_dim"]["mean"] > uniform
+    assert any(f"a uniform code would need only {uniform}" in flag for flag in record["flags"])
 
 
 def test_the_uniform_code_has_8_bits_and_no_flag() -> None:
@@ -337,7 +343,9 @@ def test_the_prior_agrees_with_importance_within_their_errors() -> None:
     """Prior weights of this model are bounded; a z-score beyond 5 is a false alarm in under one of 10^4 runs of 100."""
     model = logpx.FactorAnalysis(0.3 * normal(D, L, seed=1), torch.ones(D), torch.ones(D), 1.1)
     split = test_split(1 + normal(100, D, seed=9))
-    scores = {name: columns(evaluate(model, split, estimator=name, num_samples=4000)) for name in ("prior", "importance")}
+    scores = {
+        name: columns(evaluate(model, split, estimator=name, num_samples=4000)) for name in ("prior", "importance")
+    }
     known = logpx.FactorAnalysis(model.loading.double(), model.mean.double(), model.noise_scale.double())
     log_p = known.log_evidence(split.values.double()).numpy()
     for name, column in scores.items():
@@ -473,7 +481,7 @@ def test_a_proposal_that_is_too_narrow_raises_the_alarm() -> None:
     evaluation = evaluate(exact(0.3), reals(), num_samples=1000)
     assert evaluation.record["pareto_k"]["share_above_07"] > 0.5
     assert evaluation.record["flags"] == [evaluation.record["pareto_k"]["sentence"]]
-    assert str(evaluation).count("k-hat > 0.7") == 1
+    assert str(evaluation).count(evaluation.record["pareto_k"]["sentence"]) == 1
 
 
 def plain(record: Any) -> list[float]:

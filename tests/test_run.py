@@ -260,7 +260,9 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
     path = tmp_path / "sub" / "file.npz"
     write_arrays(path, {"x": np.zeros(2)})
     old = path.read_bytes()
-    write_atomically(path, lambda tmp: [tmp.write_bytes(b"new"), pytest.fail("early") if path.read_bytes() != old else 0])
+    write_atomically(
+        path, lambda tmp: [tmp.write_bytes(b"new"), pytest.fail("early") if path.read_bytes() != old else 0]
+    )
     assert contents(tmp_path) == {"sub/file.npz": b"new"}
 
 

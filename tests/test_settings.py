@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,11 @@ def test_print_config_is_the_resolved_settings_and_config_reads_them_back(
 def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flag = "--" + name.replace("_", "-")
-    assert flat(Settings.from_dict(yaml.safe_load(printed(capsys, "digits", flag, "none"))))[name] is None
+    fields = {f.name: f for section in SECTIONS.values() for f in dataclasses.fields(section)}
+    found = re.search(r"; (\w+): ", fields[name].metadata["help"])
+    assert found is not None
+    text = printed(capsys, "digits", "--" + name.replace("_", "-"), found[1])
+    assert flat(Settings.from_dict(yaml.safe_load(text)))[name] is None
 
 
 @pytest.mark.parametrize(
@@ -161,8 +165,8 @@ def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
         ({"train": {"learning_rate": float("nan")}}, ["learning_rate must be at least 0", "nan"]),
         ({"train": {"clip_norm": -1.0}}, ["clip_norm must be at least 0", "-1.0"]),
         ({"device": "tpu"}, ["device", "cuda", "tpu"]),
-        ({"seed": None}, ["seed", "int", "None"]),
-        ({"train": {"epochs": None}}, ["train.epochs", "int", "None"]),
+        ({"seed": None}, ["seed", "None"]),
+        ({"train": {"epochs": None}}, ["train.epochs", "None"]),
         ({"model": {"hidden": None}}, ["model.hidden", "None"]),
     ],
 )

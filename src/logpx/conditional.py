@@ -27,7 +27,7 @@ from torch.distributions import Independent, Normal
 from .distributions import IndependentBernoulli, RelaxedBernoulli
 from .utils import soft_bound
 
-LOG_SCALE_BOUND = 7.0
+LOG_VARIANCE_BOUND = 14.0
 
 
 class StandardNormal(nn.Module):
@@ -54,8 +54,8 @@ class GaussianEncoder(nn.Module):
     r"""The approximate posterior :math:`q(z | x) = \mathcal{N}(z; \mu(x), \mathrm{diag}\, \sigma(x)^2)`.
 
     Arguments:
-        body: A network from data of shape (B,) + the event shape to 2L outputs: the mean and the log-scale, which is
-            bounded smoothly to (-7, 7).
+        body: A network from data of shape (B,) + the event shape to 2L outputs: the mean and the log-variance,
+            which is bounded smoothly to (-14, 14).
         center: What is subtracted from the data first, with the event shape; by default nothing.
     """
 
@@ -68,8 +68,9 @@ class GaussianEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Independent:
         """Returns q(z | x) with batch shape (B,) and event shape (L,)."""
-        mu, log_sigma = self.body(x - self.center).chunk(2, dim=-1)
-        sigma = soft_bound(log_sigma, LOG_SCALE_BOUND).exp()
+        mu, log_variance = self.body(x - self.center).chunk(2, dim=-1)
+        # sigma = exp(log(sigma^2) / 2)
+        sigma = torch.exp(0.5 * soft_bound(log_variance, LOG_VARIANCE_BOUND))
         return Independent(Normal(mu, sigma, validate_args=False), 1, validate_args=False)
 
 
@@ -117,8 +118,8 @@ class GaussianDecoder(nn.Module):
     r"""The likelihood :math:`p(x | z) = \prod_d \mathcal{N}(x_d; \mu_d(z), \sigma_d(z)^2)` of real data.
 
     Arguments:
-        body: A network from latents of shape (*, L) to 2D outputs: the mean and the log-scale, which is bounded
-            smoothly to (-7, 7).
+        body: A network from latents of shape (*, L) to 2D outputs: the mean and the log-variance, which is
+            bounded smoothly to (-14, 14).
         event_shape: The shape of one datum, with D elements.
     """
 
@@ -133,8 +134,9 @@ class GaussianDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Independent:
         """Returns p(x | z) with batch shape z.shape[:-1]."""
-        mu, log_sigma = (y.unflatten(-1, self.event_shape) for y in self.body(z).chunk(2, dim=-1))
-        sigma = soft_bound(log_sigma, LOG_SCALE_BOUND).exp()
+        mu, log_variance = (y.unflatten(-1, self.event_shape) for y in self.body(z).chunk(2, dim=-1))
+        # sigma = exp(log(sigma^2) / 2)
+        sigma = torch.exp(0.5 * soft_bound(log_variance, LOG_VARIANCE_BOUND))
         return Independent(Normal(mu, sigma, validate_args=False), len(self.event_shape), validate_args=False)
 
     @staticmethod

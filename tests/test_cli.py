@@ -1,0 +1,398 @@
+"""The command line goes the whole road, and says in one line what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, TINY_WORDS, contents, normal, run_command
+from PIL import Image
+
+import logpx
+from logpx.cli import COMMANDS, main
+from logpx.run import Run
+
+OPTIONS = {
+    "fit": ["DATA", "--recipe", "--config", "--print-config", "--out", "--resume", "--epochs", "--seed", "--device"],
+    "evaluate": ["RUN", "--estimator", "--num-samples", "--split", "--limit", "--scores", "--weights", "--seed"],
+    "sample": ["RUN", "--num", "--draw", "--output", "--seed", "--data-root"],
+    "reconstruct": ["RUN", "--num", "--split", "--output", "--seed", "--data-root"],
+    "encode": ["RUN [DATA]", "--output", "--data-root"],
+    "report": ["RUN", "--data-root"],
+    "data": ["--data-root"],
+}
+
+
+def called(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """Runs a command that must succeed, quietly, and returns what it prints."""
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str]:
+    """Runs a command that must fail, and returns its code and what it says of it."""
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return code, err
+
+
+def images(folder: Path, n: int = 30) -> None:
+    folder.mkdir()
+    pixels = torch.randint(0, 256, (n, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8).numpy()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_names_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = called(capsys, name, "--help")
+    assert f"usage: logpx {name}" in text
+    for option in [*OPTIONS[name], "--debug"]:
+        assert option in text
+    assert COMMANDS[name].help in called(capsys, "--help")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(capsys) == called(capsys, "--help")
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert logpx.__version__ in called(capsys, "--version")
+
+
+def test_a_fit_and_an_evaluation_as_processes_are_quiet_and_print_the_number(tmp_path: Path) -> None:
+    run, scores = tmp_path / "run", tmp_path / "scores.csv"
+    fit = run_command("fit", "digits", *TINY_WORDS, "--out", run)
+    assert (fit.returncode, fit.stderr) == (0, "")
+    assert f"Next: logpx evaluate {run}" in fit.stdout
+    done = run_command("evaluate", run, "--num-samples", "100", "--limit", "40", "--scores", scores, "--seed", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads((run / "evaluation.json").read_text())
+    assert (record["num_samples"], record["seed"], record["data"]["num_data"]) == (100, 3, 40)
+    assert f"{record['log_evidence']['mean']:.3f} nats per datum" in done.stdout
+    assert f"{record['bits_per_dim']['mean']:.4f} ± {record['bits_per_dim']['error']:.4f} bits/dim" in done.stdout
+    for path in (scores, run / "evaluation.json"):
+        assert str(path) in done.stdout
+    with scores.open(newline="") as file:
+        column = [float(row["log_evidence_nats"]) for row in csv.DictReader(file)]
+    assert np.mean(column) == pytest.approx(record["log_evidence"]["mean"], rel=1e-7)
+
+
+def test_the_command_line_and_python_fit_the_same(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called(capsys, "fit", "digits", *TINY_WORDS, "--out", tmp_path / "run")
+    same = ("best.safetensors", "last.safetensors", "config.yaml")
+    assert [(tmp_path / "run" / name).read_bytes() for name in same] == [(fitted / name).read_bytes() for name in same]
+
+
+def test_a_config_fits_what_it_says(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    called(capsys, "fit", "digits", "--config", fitted / "config.yaml", "--out", tmp_path / "run")
+    weights = "best.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (fitted / weights).read_bytes()
+
+
+def test_the_default_run_folder_is_named_after_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("reals.npy", normal(40, 3).numpy())
+    assert "runs/digits" in called(capsys, "fit", "digits", *TINY_WORDS)
+    assert "runs/reals" in called(capsys, "fit", "reals.npy", *TINY_WORDS)
+    assert {path.name for path in Path("runs").iterdir()} == {"digits", "reals"}
+
+
+def test_the_prior_estimator_and_the_last_weights_can_be_asked_for(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--estimator", "prior", "--weights", "last", "--split", "valid", "--limit", "20", "--num-samples", "50"]
+    assert "prior, proposal prior" in called(capsys, "evaluate", run_copy, *words)
+    record = Run.open(run_copy).evaluation()
+    assert record is not None
+    assert (record["estimator"], record["weights"], record["data"]["split"]) == ("prior", "last", "valid")
+
+
+@pytest.mark.parametrize("name, words", [("sample", ["-n", "7"]), ("reconstruct", ["-n", "7", "--split", "valid"])])
+def test_pictures_go_to_the_run_or_to_a_file_of_ones_choice(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, words: list[str]
+) -> None:
+    default = run_copy / {"sample": "samples.png", "reconstruct": "reconstructions.png"}[name]
+    assert called(capsys, name, run_copy, *words) == f"{default}\n"
+    with Image.open(default) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 50
+    for suffix, start in {".pdf": b"%PDF", ".svg": b"<?xml", ".png": b"\x89PNG"}.items():
+        path = tmp_path / f"own{suffix}"
+        called(capsys, name, run_copy, *words, "-o", path)
+        assert path.read_bytes().startswith(start)
+    arrays = tmp_path / "own.npz"
+    called(capsys, name, run_copy, *words, "--output", arrays)
+    with np.load(arrays) as content:
+        assert content["x"].shape == (7, 1, 8, 8)
+        assert ((content["x"] >= 0) & (content["x"] <= 1)).all()
+        assert set(content) == ({"x", "originals"} if name == "reconstruct" else {"x"})
+
+
+def test_samples_follow_the_seed_and_may_be_draws(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sampled(*words: str) -> np.ndarray:
+        called(capsys, "sample", run_copy, "-n", "5", "-o", tmp_path / "x.npz", *words)
+        with np.load(tmp_path / "x.npz") as content:
+            return content["x"]
+
+    assert np.array_equal(sampled("--seed", "1"), sampled("--seed", "1"))
+    assert not np.array_equal(sampled("--seed", "1"), sampled("--seed", "2"))
+    assert set(np.unique(sampled("--draw"))) == {0.0, 1.0}
+    assert len(np.unique(sampled())) > 2
+
+
+def test_reconstructions_stand_beside_their_originals(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called(capsys, "reconstruct", run_copy, "-n", "5", "-o", tmp_path / "x.npz")
+    x = Run.open(run_copy).load_split("test").batch(torch.arange(5)).x
+    with np.load(tmp_path / "x.npz") as content:
+        assert np.array_equal(content["originals"], x.numpy())
+        assert content["x"] == pytest.approx(logpx.reconstruct(logpx.load(run_copy), x).numpy(), abs=1e-6)
+
+
+def test_the_codes_of_the_runs_own_data_stand_in_the_order_of_the_source(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "latents.npz"
+    assert "1797 codes of 2 latents" in called(capsys, "encode", run_copy, "-o", out)
+    run = Run.open(run_copy)
+    with np.load(out, allow_pickle=False) as codes:
+        assert codes["mean"].shape == codes["scale"].shape == (1797, 2)
+        assert np.array_equal(codes["index"], np.arange(1797))
+        names, counts = np.unique(codes["part"], return_counts=True)
+        assert (names.tolist(), counts.tolist()) == (["test", "train", "valid"], [300, 1197, 300])
+        rows = run.load_data().rows["test"].numpy()
+        x = run.load_split("test").batch(torch.arange(300)).x
+        with torch.no_grad():
+            q = logpx.load(run_copy).encoder(x)
+        assert (codes["part"][rows] == "test").all()
+        assert codes["mean"][rows] == pytest.approx(q.mean.numpy(), abs=1e-5)
+        assert codes["scale"][rows] == pytest.approx(q.stddev.numpy(), abs=1e-5)
+
+
+def test_the_codes_of_other_data_stand_in_their_order(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = (normal(25, 8, 8) > 0).float()
+    np.save(tmp_path / "other.npy", x.numpy())
+    called(capsys, "encode", run_copy, tmp_path / "other.npy", "-o", tmp_path / "latents.npz")
+    with torch.no_grad():
+        q = logpx.load(run_copy).encoder(x[:, None])
+    with np.load(tmp_path / "latents.npz") as codes:
+        assert np.array_equal(codes["index"], np.arange(25))
+        assert codes["mean"] == pytest.approx(q.mean.numpy(), abs=1e-5)
+        assert codes["scale"] == pytest.approx(q.stddev.numpy(), abs=1e-5)
+
+
+def test_a_report_is_one_page_that_needs_no_other(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"Report: {run_copy / 'report.html'}" in called(capsys, "report", run_copy)
+    page = (run_copy / "report.html").read_text()
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert "data:image/png;base64," in page
+    assert {path.suffix for path in (run_copy / "figures").iterdir()} == {".png"}
+
+
+def test_a_report_can_be_written_before_an_evaluation(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("evaluation.json", "evaluation.npz"):
+        (run_copy / name).unlink()
+    called(capsys, "report", run_copy)
+    assert f"logpx evaluate {run_copy}" in (run_copy / "report.html").read_text()
+
+
+def test_the_known_data_are_listed_with_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = called(capsys, "data", "--data-root", tmp_path)
+    for name in ("digits", "mnist", "fashion-mnist", "binarized-mnist"):
+        assert f"{name}\n" in text
+    assert "8-bit, 1x28x28; train 50,000, valid 10,000, test 10,000" in text
+
+
+def test_real_data_get_a_gaussian_and_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "reals.npy", 3 + normal(200, 4).numpy())
+    run = tmp_path / "run"
+    called(capsys, "fit", tmp_path / "reals.npy", *TINY_WORDS, "--out", run)
+    text = called(capsys, "evaluate", run, "--num-samples", "50")
+    assert "bits/dim" in text
+    assert "Not a log-probability" not in text
+    record = Run.open(run).evaluation()
+    assert record is not None
+    assert record["data"]["kind"] == "real"
+    for words in (["sample", run], ["reconstruct", run], ["encode", run, "-o", tmp_path / "z.npz"], ["report", run]):
+        called(capsys, *words)
+    with np.load(tmp_path / "z.npz") as codes:
+        assert np.array_equal(codes["index"], np.arange(200))
+
+
+def test_a_folder_of_images_is_fitted_when_binarized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path / "pictures")
+    run = tmp_path / "run"
+    called(capsys, "fit", tmp_path / "pictures", "--binarization", "dynamic", *TINY_WORDS, "--out", run)
+    assert "pictures, test, 3 data, binarization dynamic" in called(capsys, "evaluate", run, "--num-samples", "30")
+
+
+def test_grey_images_are_refused_with_both_cures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path / "pictures")
+    code, err = refused(capsys, "fit", tmp_path / "pictures", *TINY_WORDS, "--out", tmp_path / "run")
+    assert code == 1
+    for words in ("8-bit", "relaxed-bernoulli", "binarization dynamic"):
+        assert words in err
+    assert not (tmp_path / "run").exists(), "nothing half-made"
+
+
+def test_a_relaxed_likelihood_is_never_printed_as_log_p_x(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = ["--likelihood", "relaxed-bernoulli", "--binarization", "none"]
+    called(capsys, "fit", "digits", *TINY_WORDS, *words, "--out", run)
+    text = called(capsys, "evaluate", run, "--num-samples", "30") + called(capsys, "report", run)
+    assert "ot a log-probability of the data" in text
+    assert "relaxed score" in text
+    assert "bits" not in text
+    assert not any(line.startswith("log p(x)") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nope"],
+        ["fit", "digits", "--nope", "1"],
+        ["fit", "digits", "--epochs", "many"],
+        ["fit", "digits", "--epochs", "2.5"],
+        ["fit", "digits", "--device", "tpu"],
+        ["fit", "digits", "--epo", "2"],
+        ["evaluate"],
+        ["evaluate", "run", "--split", "all"],
+        ["evaluate", "run", "--estimator", "magic"],
+        ["sample", "run", "-n", "many"],
+        ["data", "digits"],
+        ["fit"],
+        ["fit", "digits", "--recipe", "mnist", "--config", "config.yaml"],
+        ["fit", "digits", "--resume", "run"],
+        ["fit", "--resume", "run", "--latent-dim", "3"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = refused(capsys, *words)
+    assert code == 2
+    assert err.strip()
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["fit", "digist"], "did you mean 'digits'"),
+        (["fit", "digits", "--recipe", "digist"], "did you mean 'digits'"),
+        (["fit", "digits", "--epochs", "0"], "epochs must be at least 1"),
+        (["fit", "digits", "--activation", "sine"], "'sine'"),
+        (["fit", "digits", "--config", "absent.yaml"], "absent.yaml"),
+        (["fit", "digits", "--out", "precious"], "precious exists and is no run folder"),
+        (["fit", "--resume", "absent"], "absent is no run folder"),
+        (["evaluate", "absent"], "absent is no run folder"),
+        (["evaluate", "RUN", "--num-samples", "0"], "num_samples must be at least 1"),
+        (["evaluate", "RUN", "--limit", "0"], "limit must be at least 1"),
+        (["sample", "RUN", "-n", "0"], "num_samples must be at least 1"),
+        (["sample", "RUN", "-n", "2", "-o", "x.bmp"], "must end in .png, .pdf, .svg or .npz"),
+        (["reconstruct", "RUN", "-n", "0"], "at least 1"),
+        (["encode", "RUN", "-o", "latents.csv"], "ends in .npz"),
+        (["encode", "RUN", "other.npy"], "(1, 8, 8)"),
+        (["report", "absent"], "absent is no run folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_error_is_exit_code_1_and_one_line(
+    fitted: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("mine")
+    np.save("other.npy", np.zeros((5, 3), dtype=np.uint8))
+    run = contents(fitted)
+    code, err = refused(capsys, *(str(fitted) if word == "RUN" else word for word in words))
+    assert code == 1
+    assert err.startswith("logpx: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert set(contents(tmp_path)) <= {"precious/thesis.tex", "other.npy"}, "nothing half-written"
+    assert contents(fitted) == run
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("words", [["fit", "digits", *TINY_WORDS, "--out"], ["evaluate", "--num-samples", "3"]])
+def test_a_device_that_is_not_there_is_an_error_in_one_line_that_costs_nothing(
+    run_copy: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    before = contents(run_copy)
+    code, err = refused(capsys, *words, run_copy, "--device", "cuda")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "cuda" in err.lower()
+    assert contents(run_copy) == before
+
+
+def test_a_process_tells_an_error_in_one_line_and_its_traceback_when_asked(tmp_path: Path) -> None:
+    done = run_command("evaluate", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "Traceback" not in done.stderr
+    debug = run_command("evaluate", tmp_path, "--debug")
+    assert debug.returncode == 1
+    assert "Traceback" in debug.stderr
+    assert done.stderr.removeprefix("logpx: ") in debug.stderr
+
+
+def test_a_defect_of_logpx_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("logpx.run.Run.open", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["report", "run"])
+
+
+def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = normal(40, 3).numpy()
+    np.save(tmp_path / "wild.npy", values * 1e30)
+    code, err = refused(capsys, "fit", tmp_path / "wild.npy", *TINY_WORDS, "--out", tmp_path / "run")
+    assert code == 1
+    assert err.count("\n") == 1
+    for words in ("not finite in epoch 1, step 1", "--on-nonfinite skip", str(tmp_path / "run")):
+        assert words in err
+
+
+def test_a_fit_without_validation_data_says_nothing_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = called(capsys, "fit", "digits", *TINY_WORDS, "--validate-on", "none", "--out", tmp_path / "run")
+    assert "nan" not in text
+    assert "none" not in text
+
+
+def test_the_bound_that_is_printed_is_that_of_the_last_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = called(capsys, "fit", "digits", *TINY_WORDS, "--out", tmp_path / "run")
+    metrics = Run.open(tmp_path / "run").metrics()
+    assert f"{metrics['train'][-1]:.2f} nats on train, {metrics['valid'][-1]:.2f} nats on valid" in text
+    assert f"{TINY['epochs']} epochs" in text
+    assert not math.isnan(metrics["valid"][-1])

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check suite format clean
 
 demo: $(VENV)/installed
-	$(BIN)/logpx fit digits --out runs/demo
+	$(BIN)/logpx fit digits --out runs/demo --overwrite
 	$(BIN)/logpx evaluate runs/demo --num-samples 1000
 	$(BIN)/logpx report runs/demo
 

@@ -1,7 +1,7 @@
 """Coverage of nominal 95% intervals on a linear-Gaussian model whose log p(x) is known.
 
-Factor analysis with 10 latents and 64 observed dimensions, 2,000 data drawn from it, S = 5000; the proposal is the exact
-posterior with its scale multiplied. Prints a table; run it with `python benchmarks/coverage.py`.
+Factor analysis with 10 latents and 64 observed dimensions, 2,000 data drawn from it, S = 5000; the proposal is the
+exact posterior with its scale multiplied. Prints a table; run it with `python benchmarks/coverage.py`.
 """
 
 import time

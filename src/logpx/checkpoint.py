@@ -58,11 +58,11 @@ class State:
 
     def note(self, epoch: int, epochs: int) -> str:
         """Says in a few words where the fit stands."""
-        train = self.bound_sum / self.bound_count if self.bound_count else math.nan
         last = self.rows[-1] if self.rows else {"train": math.nan, "valid": math.nan}
-        train = last["train"] if math.isnan(train) else train
+        train = self.bound_sum / self.bound_count if self.bound_count else last["train"]
+        valid = "" if math.isnan(last["valid"]) else f", valid {last['valid']:.2f}"
         skipped = f", {self.skipped} skipped" if self.skipped else ""
-        return f"epoch {epoch + 1}/{epochs}, train {train:.2f}, valid {last['valid']:.2f} nats{skipped}"
+        return f"epoch {epoch + 1}/{epochs}, train {train:.2f}{valid} nats{skipped}"
 
 
 class WeightAverage:

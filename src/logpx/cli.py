@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["main"]
 
 import dataclasses
+import math
 import shutil
 import sys
 from argparse import SUPPRESS, RawDescriptionHelpFormatter
@@ -79,7 +80,7 @@ def _fit(options: Namespace) -> None:
         return
     from .train import fit
 
-    run = fit(options.data, settings=settings, out=options.out)
+    run = fit(options.data, settings=settings, out=options.out, overwrite=options.overwrite)
     _fitted(run)
 
 
@@ -104,7 +105,8 @@ def _resume(options: Namespace, given: dict[str, Any]) -> None:
 def _fitted(run: Run) -> None:
     last = {key: column[-1] for key, column in run.metrics().items()}
     skipped = f", {last['skipped']:.0f} batches skipped" if last["skipped"] else ""
-    bounds = f"{last['train']:.2f} nats on train, {last['valid']:.2f} nats on {run.settings.train.validate_on}"
+    valid = "" if math.isnan(last["valid"]) else f", {last['valid']:.2f} nats on {run.settings.train.validate_on}"
+    bounds = f"{last['train']:.2f} nats on train{valid}"
     print(f"Fitted in {last['seconds']:.1f} s, {last['epoch']:.0f} epochs{skipped}: bound {bounds}.")
     print(f"Next: logpx evaluate {run.path}")
 
@@ -219,6 +221,7 @@ def _add_fit(parser: ArgumentParser) -> None:
     parser.add_argument("--config", help="settings from a YAML file, in place of a recipe")
     parser.add_argument("--print-config", action="store_true", help="print the full resolved settings and stop")
     parser.add_argument("--out", help="run folder; by default runs/ and the name of the data")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     for field in dataclasses.fields(Settings):
         if field.name not in SECTIONS:
@@ -231,7 +234,7 @@ def _add_fit(parser: ArgumentParser) -> None:
                 _add_setting(group, field, hints[field.name])
 
 
-FIT_OPTIONS = ("data", "recipe", "config", "print_config", "out", "resume")
+FIT_OPTIONS = ("data", "recipe", "config", "print_config", "out", "overwrite", "resume")
 
 
 def _add_setting(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:

@@ -31,7 +31,7 @@ from .evidence.proposals import ESTIMATORS
 from .files import write_text
 from .model import LatentVariableModel, as_model, call, evaluating, propose
 from .progress import track
-from .utils import bits_per_dim, chunks, keyed_rng
+from .utils import bits_per_dim, choose_device, chunks, keyed_rng
 from .version import __version__
 from .wording import flags, rows, tail_sentence
 
@@ -123,7 +123,7 @@ def evaluate(
     split = split if limit is None else split.take(limit)
     if len(split) == 0:
         raise ValueError(f"The {split.name} split is empty: choose another split.")
-    target = _device(device)
+    target = choose_device(device)
     started = time.perf_counter()
     as_model(model)
     _move(model, target)
@@ -287,9 +287,3 @@ def _proposal_name(model: LatentVariableModel, estimator: str) -> str:
 def _move(model: object, device: torch.device) -> None:
     if isinstance(model, nn.Module):
         model.to(device)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

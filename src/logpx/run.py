@@ -82,14 +82,31 @@ class Run:
         self.path = Path(self.path)
 
     @classmethod
-    def create(cls, path: str | Path, settings: Settings, data: DataSet, kind: str, model: nn.Module, own: bool) -> Run:
-        """Makes the folder of a new run and writes its settings; an earlier run in it is removed.
+    def create(
+        cls,
+        path: Path,
+        settings: Settings,
+        data: DataSet,
+        kind: str,
+        model: nn.Module,
+        own: bool,
+        overwrite: bool = False,
+    ) -> Run:
+        """Makes the folder of a new run and writes its settings.
+
+        Arguments:
+            path: The folder.
+            settings: The settings of the fit.
+            data: The data set.
+            kind: The kind of the data as the model sees them.
+            model: The model.
+            own: Whether the model is the user's own, rather than built from the settings.
+            overwrite: Whether an earlier run in the folder may be removed.
 
         Raises:
-            LogpxError: If the folder holds something else than a run.
+            LogpxError: If the folder holds an earlier run that may not be removed, or something else.
         """
-        path = Path(path)
-        _clear(path)
+        _clear(path, overwrite)
         run = cls(path, as_model(model) if own else None, data)
         run.write_settings(settings)
         info = {
@@ -329,12 +346,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ) from error
 
 
-def _clear(path: Path) -> None:
+def _clear(path: Path, overwrite: bool) -> None:
     """Removes an earlier run from a folder, and only that."""
     if not path.exists():
         return
-    if not path.is_dir() or (any(path.iterdir()) and not (path / "run.json").exists()):
+    if not path.is_dir() or ({p.name for p in path.iterdir()} - {"config.yaml"} and not (path / "run.json").exists()):
         raise LogpxError(f"{path} exists and is no run folder: give another folder by --out, or remove it yourself.")
+    if (path / "run.json").exists() and not overwrite:
+        raise LogpxError(
+            f"{path} holds a run already: continue it with --resume {path}, give another folder by --out, or "
+            "replace it with --overwrite."
+        )
     for name in FILES:
         (path / name).unlink(missing_ok=True)
 

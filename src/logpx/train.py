@@ -29,7 +29,7 @@ from .model import as_model
 from .progress import track
 from .run import Run, build_model
 from .settings import ObjectiveSettings, Settings, TrainSettings
-from .utils import LogpxError, generator, keyed_rng
+from .utils import LogpxError, choose_device, generator, keyed_rng
 
 VALIDATION_BATCH = 500
 
@@ -41,6 +41,7 @@ def fit(
     out: str | Path | None = None,
     recipe: str | None = None,
     settings: Settings | None = None,
+    overwrite: bool = False,
     progress: bool | None = None,
     **overrides: Any,
 ) -> Run:
@@ -49,9 +50,10 @@ def fit(
     Arguments:
         data: The name of a data set, a path to an array or a folder of images, or a data set in memory.
         model: A module of one's own with the methods prior, encoder and decoder; by default a VAE by the settings.
-        out: The run folder; by default runs/ and the name of the data. An earlier run in it is replaced.
+        out: The run folder; by default runs/ and the name of the data.
         recipe: The name of a recipe; by default that of the data set.
         settings: Full settings, in place of a recipe.
+        overwrite: Whether an earlier run in the folder may be replaced.
         progress: Whether to show a progress bar; by default only on a terminal.
         overrides: Single settings by name, such as `epochs=3` or `latent_dim=2`.
 
@@ -61,7 +63,7 @@ def fit(
     Raises:
         TypeError: If the model is no torch module.
         ValueError: If a setting is unknown, or does not go with the data.
-        LogpxError: If the data cannot be had, or the loss is not finite.
+        LogpxError: If the data cannot be had, the folder holds something already, or the loss is not finite.
     """
     name = data.name if isinstance(data, DataSet) else str(data)
     settings = (settings or Settings.from_recipe(name, recipe)).override(**overrides)
@@ -69,9 +71,8 @@ def fit(
     train = data_set.split("train", settings.data.binarization, settings.seed)
     built = _checked_model(model) if model is not None else _build(settings, data_set, train)
     _check_data(data_set, settings)
-    run = Run.create(
-        out or Path("runs") / Path(name).stem, settings, data_set, train.kind, built, own=model is not None
-    )
+    path = Path(out or Path("runs") / Path(name).stem)
+    run = Run.create(path, settings, data_set, train.kind, built, own=model is not None, overwrite=overwrite)
     return _train(run, settings, built, progress)
 
 
@@ -105,7 +106,7 @@ def resume(
 
 def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
     options = settings.train
-    fabric = Fabric(accelerator=settings.device, devices=1, loggers=_loggers(run, options))
+    fabric = Fabric(accelerator=choose_device(settings.device).type, devices=1, loggers=_loggers(run, options))
     fabric.launch()
     objective = _Objective(model, settings.objective)
     optimizer = _optimizer(model, options)
@@ -121,6 +122,8 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
 
     with track("fit", num_steps, progress) as show, interruptible() as interrupted:
         for epoch in range(state.step // steps_per_epoch, options.epochs):
+            if options.patience is not None and epoch - state.best_epoch >= options.patience:
+                break
             model.train()
             for batch in _rest_of_epoch(train.epoch(epoch), settings, epoch, state.step - epoch * steps_per_epoch):
                 beta = _beta(settings.objective, state.step / steps_per_epoch)
@@ -158,8 +161,6 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
             save(run, state, model, optimizer, average)
             if interrupted():
                 raise KeyboardInterrupt(f"Interrupted and saved; continue with: logpx fit --resume {run.path}")
-            if options.patience is not None and epoch + 1 - state.best_epoch >= options.patience:
-                break
 
     run.model = as_model(model)
     run.load_model()

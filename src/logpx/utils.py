@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "LogpxError",
     "bits_per_dim",
+    "choose_device",
     "chunks",
     "generator",
     "keyed_rng",
@@ -74,6 +75,19 @@ def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
     """
     for start in range(0, total, size):
         yield start, min(start + size, total)
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device of a name; "auto" is a CUDA device where there is one, and else the CPU.
+
+    Raises:
+        LogpxError: If the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+        raise LogpxError(f"Device {name!r} was asked for, but PyTorch finds no CUDA here: use device cpu or auto.")
+    return torch.device(name)
 
 
 def generator(seed: int, *key: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -31,7 +31,8 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("sum over data", f"{log_p['total']:.1f} nats"),
     ]
     if bits:
-        table.append(("bits per dimension", f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim"))
+        density = " (of a density: it depends on the data's unit)" if data["kind"] == "real" else ""
+        table.append(("bits per dimension", f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim{density}"))
     table.append(("ELBO", f"{record['elbo']:.3f} nats"))
     if record["rate"] is not None:
         table += [
@@ -72,8 +73,9 @@ def tail_sentence(above_05: float, above_07: float, constant: bool) -> str:
         return "All weights are constant: the proposal is the exact posterior, and so are the estimates."
     if above_07 > 0:
         return (
-            f"{above_07:.1%} of the data have k-hat of 0.7 or more: their weights are so heavy-tailed that log p(x) is "
-            "probably understated by more than the Monte Carlo error says; more samples help little, a better proposal does."
+            f"{above_07:.1%} of the data have k-hat of 0.7 or more: their weights are so heavy-tailed that their log p(x) "
+            "is probably understated, by more than the Monte Carlo error says; more samples help little, a better "
+            "proposal does."
         )
     if above_05 > 0:
         return (

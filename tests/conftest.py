@@ -1,7 +1,11 @@
-"""Shared fixtures: one fitted and evaluated run, which tests read, or copy before they change it."""
+"""Shared fixtures: one fitted and evaluated run, which tests read, or copy before they change it.
+
+The suite runs on the CPU, where results are promised bit for bit, unless CUDA_VISIBLE_DEVICES says otherwise.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import pytest
 from helpers import TINY
 
 import logpx
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")

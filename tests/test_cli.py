@@ -19,7 +19,18 @@ from logpx.cli import COMMANDS, main
 from logpx.run import Run
 
 OPTIONS = {
-    "fit": ["DATA", "--recipe", "--config", "--print-config", "--out", "--resume", "--epochs", "--seed", "--device"],
+    "fit": [
+        "DATA",
+        "--recipe",
+        "--config",
+        "--print-config",
+        "--out",
+        "--overwrite",
+        "--resume",
+        "--epochs",
+        "--seed",
+        "--device",
+    ],
     "evaluate": ["RUN", "--estimator", "--num-samples", "--split", "--limit", "--scores", "--weights", "--seed"],
     "sample": ["RUN", "--num", "--draw", "--output", "--seed", "--data-root"],
     "reconstruct": ["RUN", "--num", "--split", "--output", "--seed", "--data-root"],
@@ -304,6 +315,7 @@ def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixt
         (["fit", "digits", "--activation", "sine"], "'sine'"),
         (["fit", "digits", "--config", "absent.yaml"], "absent.yaml"),
         (["fit", "digits", "--out", "precious"], "precious exists and is no run folder"),
+        (["fit", "digits", "--out", "RUN"], "RUN holds a run already"),
         (["fit", "--resume", "absent"], "absent is no run folder"),
         (["evaluate", "absent"], "absent is no run folder"),
         (["evaluate", "RUN", "--num-samples", "0"], "num_samples must be at least 1"),
@@ -334,13 +346,15 @@ def test_an_error_is_exit_code_1_and_one_line(
     assert code == 1
     assert err.startswith("logpx: ")
     assert err.count("\n") == 1
-    assert says in err
+    assert says.replace("RUN", str(fitted)) in err
     assert set(contents(tmp_path)) <= {"precious/thesis.tex", "other.npy"}, "nothing half-written"
     assert contents(fitted) == run
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("words", [["fit", "digits", *TINY_WORDS, "--out"], ["evaluate", "--num-samples", "3"]])
+@pytest.mark.parametrize(
+    "words", [["fit", "digits", *TINY_WORDS, "--overwrite", "--out"], ["evaluate", "--num-samples", "3"]]
+)
 def test_a_device_that_is_not_there_is_an_error_in_one_line_that_costs_nothing(
     run_copy: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:

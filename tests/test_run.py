@@ -99,8 +99,15 @@ def test_what_is_kept_is_json_that_any_reader_takes(run_copy: Path, limit: int) 
     json.loads((run_copy / "evaluation.json").read_text(), parse_constant=refuse)
 
 
-def test_a_new_fit_replaces_an_earlier_run_and_its_evaluation(run_copy: Path) -> None:
-    logpx.fit("digits", out=run_copy, **{**TINY, "epochs": 1})
+def test_a_new_fit_replaces_an_earlier_run_only_when_told(run_copy: Path) -> None:
+    before = contents(run_copy)
+    with pytest.raises(logpx.LogpxError, match=r"holds a run already.*--resume.*--out.*--overwrite"):
+        logpx.fit("digits", out=run_copy, **TINY)
+    assert contents(run_copy) == before
+
+
+def test_a_new_fit_removes_the_evaluation_of_an_earlier_run(run_copy: Path) -> None:
+    logpx.fit("digits", out=run_copy, overwrite=True, **{**TINY, "epochs": 1})
     assert not (run_copy / "evaluation.json").exists()
     assert len(metrics(run_copy)) == 1
 
@@ -222,13 +229,13 @@ def test_a_fit_never_replaces_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (precious / "best.safetensors").write_text("mine")
     for out in (precious, precious / "best.safetensors"):
         with pytest.raises(logpx.LogpxError, match="is no run folder"):
-            logpx.fit("digits", out=out, **TINY)
+            logpx.fit("digits", out=out, overwrite=True, **TINY)
     assert contents(precious) == {"best.safetensors": b"mine"}
 
 
 def test_a_fit_replaces_only_its_own_files_in_an_earlier_run(run_copy: Path) -> None:
     (run_copy / "notes.txt").write_text("mine")
-    logpx.fit("digits", out=run_copy, **TINY)
+    logpx.fit("digits", out=run_copy, overwrite=True, **TINY)
     assert (run_copy / "notes.txt").read_text() == "mine"
 
 

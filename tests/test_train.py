@@ -363,7 +363,7 @@ def test_a_fit_that_cannot_be_is_refused_and_an_earlier_run_is_kept(
 ) -> None:
     before = contents(run_copy)
     with pytest.raises(ValueError, match=words):
-        logpx.fit("digits", out=run_copy, **{**TINY, **options})
+        logpx.fit("digits", out=run_copy, overwrite=True, **{**TINY, **options})
     assert contents(run_copy) == before
 
 

@@ -125,9 +125,9 @@ def save(run: Run, state: State, model: nn.Module, optimizer: Optimizer, average
 def save_epoch(run: Run, state: State, average: WeightAverage, chooses: bool) -> None:
     """Writes metrics.csv, and best.safetensors when the epoch is the best so far or there is nothing to choose by."""
     valid = state.rows[-1]["valid"]
-    chooses = chooses and not math.isnan(valid)
-    if not chooses or valid > state.best:
-        state.best, state.best_epoch = (valid if chooses else state.best), int(state.rows[-1]["epoch"])
+    if not chooses or valid > state.best or state.best_epoch == 0:
+        state.best = valid if chooses and valid > state.best else state.best
+        state.best_epoch = int(state.rows[-1]["epoch"])
         save_weights(average.weights(), run.path / "best.safetensors")
     write_atomically(run.path / "metrics.csv", partial(_write_rows, state.rows))
 

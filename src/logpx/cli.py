@@ -53,11 +53,18 @@ def _run(function: Callable[[Namespace], None], options: Namespace) -> int:
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "Interrupted.", file=sys.stderr)
         return 130
+    except _UsageError as error:
+        print(f"logpx: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
         if debug or not _is_explained(error):
             raise
         print(f"logpx: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+
+
+class _UsageError(ValueError):
+    """Words that do not go together."""
 
 
 def _is_explained(error: Exception) -> bool:
@@ -73,7 +80,7 @@ def _fit(options: Namespace) -> None:
         _resume(options, given)
         return
     if options.data is None:
-        raise ValueError("fit needs data: logpx fit digits, or another name, a .npy or .npz file, or a folder.")
+        raise _UsageError("fit needs data: logpx fit digits, or another name, a .npy or .npz file, or a folder.")
     settings = _settings(options, given)
     if options.print_config:
         print(settings.to_yaml(), end="")
@@ -86,7 +93,7 @@ def _fit(options: Namespace) -> None:
 
 def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
     if options.config is not None and options.recipe is not None:
-        raise ValueError("Give --config or --recipe, not both: a config is complete in itself.")
+        raise _UsageError("Give --config or --recipe, not both: a config is complete in itself.")
     if options.config is None:
         settings = Settings.from_recipe(options.data, options.recipe)
     else:
@@ -96,7 +103,7 @@ def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
 
 def _resume(options: Namespace, given: dict[str, Any]) -> None:
     if options.data is not None or set(given) - {"epochs"}:
-        raise ValueError("--resume takes no data and no settings but --epochs: the run has its own.")
+        raise _UsageError("--resume takes no data and no settings but --epochs: the run has its own.")
     from .train import resume
 
     _fitted(resume(options.resume, epochs=given.get("epochs")))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["first_line", "write_arrays", "write_atomically", "write_text"]
+__all__ = ["first_line", "read_json", "write_arrays", "write_atomically", "write_json", "write_text"]
 
+import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +28,36 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     if path.suffix != ".npz":
         raise ValueError(f"Arrays go to a file that ends in .npz, but got {path}: rename the output.")
     write_atomically(path, lambda tmp: np.savez_compressed(tmp, allow_pickle=False, **arrays))
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all; NaN and infinities, which JSON lacks, become strings."""
+    write_text(path, json.dumps(_encoded(record), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file, with NaN and infinities as :func:`write_json` writes them."""
+    return _decoded(json.loads(path.read_text()))
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _encoded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(item) for item in value]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if finite else next(name for name, x in _NONFINITE.items() if repr(x) == repr(value))
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _decoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return _NONFINITE.get(value, value) if isinstance(value, str) else value
+
+
+_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

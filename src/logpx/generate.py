@@ -75,6 +75,8 @@ def reconstruct(model: LatentVariableModel, x: Tensor, *, seed: int = 0) -> Tens
     Returns:
         The reconstructions, with shape (B, \*event).
     """
+    if len(x) == 0:
+        raise ValueError("Reconstructions need data: give at least 1 datum.")
     with evaluating(model), keyed_rng(seed, "reconstruct", device=x.device):
         return _decode(model, _code(model, x))
 

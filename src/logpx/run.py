@@ -25,7 +25,6 @@ __all__ = [
 
 import csv
 import dataclasses
-import json
 import platform
 import zipfile
 from pathlib import Path
@@ -40,7 +39,7 @@ from torch import nn
 from .conditional import choose_likelihood
 from .data import DataSet, Split, load_data
 from .evaluation import Evaluation, evaluate
-from .files import first_line, write_arrays, write_atomically, write_text
+from .files import first_line, read_json, write_arrays, write_atomically, write_json, write_text
 from .model import LatentVariableModel, as_model
 from .settings import Settings
 from .utils import LogpxError, keyed_rng
@@ -120,7 +119,7 @@ class Run:
                 "python": platform.python_version(),
             },
         }
-        write_text(path / "run.json", json.dumps(info, indent=2) + "\n")
+        write_json(path / "run.json", info)
         return run
 
     @classmethod
@@ -135,11 +134,20 @@ class Run:
             raise LogpxError(
                 f"{path} is no run folder (it has no run.json): make one with 'logpx fit DATA --out {path}'."
             )
-        if (schema := run.info.get("schema")) != SCHEMA:
+        if not isinstance(info := run.info, dict):
+            raise LogpxError(f"{path}/run.json holds no record of a run: restore it or fit again.")
+        if (schema := info.get("schema")) != SCHEMA:
             raise LogpxError(
                 f"{path}/run.json has schema {schema}, but this logpx reads {SCHEMA}: use a matching version."
             )
+        if missing := {"model", "data"} - info.keys():
+            raise LogpxError(f"{path}/run.json lacks {' and '.join(sorted(missing))}: restore it or fit again.")
         return run
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the run was fitted with a model of one's own."""
+        return bool(self.info["model"] != "settings")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -169,9 +177,12 @@ class Run:
         path = self.path / "metrics.csv"
         if not path.exists():
             return {}
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {key: np.array([float(row[key] or "nan") for row in rows]) for key in (rows[0] if rows else [])}
+        try:
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            return {key: np.array([float(row[key] or "nan") for row in rows]) for key in (rows[0] if rows else [])}
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise LogpxError(f"{path} holds no metrics ({first_line(error)}): restore it or fit again.") from error
 
     def evaluation(self) -> dict[str, Any] | None:
         """Returns the content of evaluation.json, or None before an evaluation."""
@@ -183,7 +194,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise LogpxError(
@@ -242,7 +253,7 @@ class Run:
         evaluation = evaluate(model, self.load_split(split), data_name=data.name, data_hash=data.hash, **options)
         write_arrays(self.path / "evaluation.npz", evaluation.scores())
         record = {**evaluation.record, "weights": weights}
-        write_text(self.path / "evaluation.json", json.dumps(record, indent=2) + "\n")
+        write_json(self.path / "evaluation.json", record)
         return evaluation
 
     def load_model(self, weights: Weights = "best", device: str | torch.device = "cpu") -> LatentVariableModel:
@@ -279,7 +290,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            return cast(dict[str, Any], json.loads(path.read_text()))
+            return cast(dict[str, Any], read_json(path))
         except (OSError, ValueError) as error:
             raise LogpxError(f"{path} is not valid JSON ({first_line(error)}): restore it or make it again.") from error
 
@@ -325,7 +336,7 @@ def build_model(
 def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
     """Writes weights to a safetensors file."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    write_atomically(path, lambda tmp: safetensors.torch.save_file(tensors, tmp))
+    write_atomically(path, lambda tmp: tmp.write_bytes(safetensors.torch.save(tensors)))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -334,6 +345,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         LogpxError: If the file is missing, damaged, or holds the weights of another architecture.
     """
+    if not path.exists():
+        raise LogpxError(
+            f"{path} is not there: the fit has not come so far; try the last weights, or continue the fit."
+        )
     try:
         state = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:

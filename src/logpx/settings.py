@@ -41,7 +41,7 @@ class DataSettings:
 
     name: str = _setting("digits", "name of a data set, a .npy or .npz file, or a folder of images")
     data_root: str | None = _setting(None, "folder to look for named data in, before LOGPX_DATA and the user's cache")
-    num_valid: int | None = _setting(None, "number of training data held out for validation; none: the data's own")
+    num_valid: int | None = _setting(None, "number of training data held out for validation; null: the data's own")
     binarization: Literal["none", "threshold", "static", "dynamic"] = _setting(
         "none", "how greys become binary: not, at one half, by one fixed draw, or by fresh draws each epoch"
     )
@@ -84,6 +84,8 @@ class ObjectiveSettings:
         _require_range("num_samples", self.num_samples, 1)
         for name in ("beta", "beta_warmup_epochs", "free_bits"):
             _require_range(name, getattr(self, name), 0)
+        if self.bound == "iwae" and self.free_bits:
+            raise ValueError("free_bits go with bound elbo alone, because iwae has no separate KL: set free_bits 0.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ class TrainSettings:
         "constant", "learning rate after warm-up: constant, or cosine to 0"
     )
     warmup_steps: int = _setting(0, "steps over which the learning rate rises from 0")
-    clip_norm: float | None = _setting(None, "largest norm of the gradient; none: no clipping")
+    clip_norm: float | None = _setting(None, "largest norm of the gradient; null: no clipping")
     ema: float = _setting(
         0.0, "decay per step of an exponential average of the weights, which is then what is kept; 0: off"
     )
@@ -107,7 +109,7 @@ class TrainSettings:
         "valid",
         "split whose bound is shown each epoch; the best weights are chosen on valid alone, never on test",
     )
-    patience: int | None = _setting(None, "epochs without a better validation bound before stopping; none: never")
+    patience: int | None = _setting(None, "epochs without a better validation bound before stopping; null: never")
     on_nonfinite: Literal["stop", "skip"] = _setting("stop", "at a loss that is not finite: stop, or skip the batch")
     tensorboard: bool = _setting(False, "also write TensorBoard events (needs the tensorboard extra)")
 
@@ -116,9 +118,10 @@ class TrainSettings:
             _require_range(name, getattr(self, name), 1)
         for name in ("learning_rate", "weight_decay", "warmup_steps", "ema"):
             _require_range(name, getattr(self, name), 0)
-        for name in ("clip_norm", "patience"):
-            if getattr(self, name) is not None:
-                _require_range(name, getattr(self, name), 0)
+        if self.clip_norm is not None:
+            _require_range("clip_norm", self.clip_norm, 0)
+        if self.patience is not None:
+            _require_range("patience", self.patience, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +143,7 @@ class Settings:
             ValueError: If a key is unknown or a value has another type or range.
         """
         _check_keys(nested, cls, "settings")
+        _check_not_none(nested, cls, "")
         for name, value in nested.items():
             if name in SECTIONS:
                 _check_section(name, value)
@@ -239,6 +243,7 @@ def _check_section(name: str, value: Any) -> None:
             f"{name} must be a mapping of settings, but is {value!r}: write one setting per line below it."
         )
     _check_keys(value, SECTIONS[name], name)
+    _check_not_none(value, SECTIONS[name], f"{name}.")
 
 
 def _typed(nested: Mapping[str, Any]) -> Settings:
@@ -254,6 +259,16 @@ def _typed(nested: Mapping[str, Any]) -> Settings:
         raise ValueError(f"Settings do not fit: {text}") from error
     settings: Settings = parser.instantiate(parsed).settings
     return settings
+
+
+def _check_not_none(nested: Mapping[str, Any], section: type, where: str) -> None:
+    """Refuses null where a value is needed, which the type checker lets pass."""
+    for field in dataclasses.fields(section):
+        if field.name in SECTIONS:
+            continue
+        if field.name in nested and nested[field.name] is None and "None" not in str(field.type):
+            name = where + field.name
+            raise ValueError(f"{name} must be a {field.type}, but is None: give a value, or drop the line.")
 
 
 def _check_keys(nested: Mapping[str, Any], section: type, where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["fit", "resume"]
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from .checkpoint import WeightAverage, restore, save, save_epoch
 from .conditional import choose_likelihood
 from .data import Batch, DataSet, Split, load_data
 from .interrupt import interruptible
-from .model import as_model
+from .model import as_model, evaluating
 from .progress import track
 from .run import Run, build_model
 from .settings import ObjectiveSettings, Settings, TrainSettings
@@ -71,6 +72,7 @@ def fit(
     train = data_set.split("train", settings.data.binarization, settings.seed)
     built = _checked_model(model) if model is not None else _build(settings, data_set, train)
     _check_data(data_set, settings)
+    _rehearse(built, settings, train)
     path = Path(out or Path("runs") / Path(name).stem)
     run = Run.create(path, settings, data_set, train.kind, built, own=model is not None, overwrite=overwrite)
     return _train(run, settings, built, progress)
@@ -100,8 +102,10 @@ def resume(
     run = Run.open(path, None if model is None else as_model(model))
     if epochs is not None:
         run.write_settings(run.settings.override(epochs=epochs))
-    run.load_data()
-    return _train(run, run.settings, _checked_model(run.build_model()), progress)
+    data, train = run.load_data(), run.load_split("train")
+    # where nothing was saved yet, the weights start as those of the fit did: from the data's mean, too
+    built = _checked_model(run.build_model() if run.model or run.is_own else _build(run.settings, data, train))
+    return _train(run, run.settings, built, progress)
 
 
 def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
@@ -109,6 +113,7 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
     fabric = Fabric(accelerator=choose_device(settings.device).type, devices=1, loggers=_loggers(run, options))
     fabric.launch()
     objective = _Objective(model, settings.objective)
+    plain = _Objective(model, dataclasses.replace(settings.objective, free_bits=0.0))
     optimizer = _optimizer(model, options)
     step_module, step_optimizer = fabric.setup(objective, optimizer)
     average = WeightAverage(model, options.ema)
@@ -153,14 +158,15 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
             state.seconds = time.perf_counter() - started
             if state.step % steps_per_epoch == 0:
                 with average.in_place():
-                    valid_bound = _validate(objective, valid, settings.seed, fabric.device)
+                    valid_bound = _validate(plain, valid, settings.seed, fabric.device)
                 row = state.finish_epoch(epoch + 1, valid_bound, learning_rate, beta)
-                save_epoch(run, state, average, chooses=options.validate_on == "valid")
+                save_epoch(run, state, average, chooses=options.validate_on == "valid" and bool(valid))
                 fabric.log_dict({key: row[key] for key in ("train", "valid", "learning_rate")}, step=epoch + 1)
                 show(state.step, state.note(epoch, options.epochs))
             save(run, state, model, optimizer, average)
             if interrupted():
-                raise KeyboardInterrupt(f"Interrupted and saved; continue with: logpx fit --resume {run.path}")
+                how = f"logpx.resume({str(run.path)!r}, model=...)" if run.is_own else f"logpx fit --resume {run.path}"
+                raise KeyboardInterrupt(f"Interrupted and saved; continue with: {how}")
 
     run.model = as_model(model)
     run.load_model()
@@ -262,6 +268,16 @@ def _checked_model(model: object) -> nn.Module:
         )
     as_model(model)
     return model
+
+
+def _rehearse(model: nn.Module, settings: Settings, train: Split) -> None:
+    """Does once what each step does, so that what cannot be is refused before an earlier run is removed."""
+    choose_device(settings.device)
+    _optimizer(model, settings.train)
+    WeightAverage(model, settings.train.ema)
+    with evaluating(as_model(model)), keyed_rng(settings.seed, "rehearsal"):
+        batch = train.batch(torch.arange(min(len(train), settings.train.batch_size)))
+        _Objective(model, settings.objective)(batch, settings.objective.beta)
 
 
 def _check_data(data: DataSet, settings: Settings) -> None:

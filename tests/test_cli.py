@@ -131,7 +131,9 @@ def test_the_prior_estimator_and_the_last_weights_can_be_asked_for(
     assert "prior, proposal prior" in called(capsys, "evaluate", run_copy, *words)
     record = Run.open(run_copy).evaluation()
     assert record is not None
-    assert (record["estimator"], record["weights"], record["data"]["split"]) == ("prior", "last", "valid")
+    assert (record["estimator"], record["weights"]["which"], record["data"]["split"]) == ("prior", "last", "valid")
+    # of the encoder's rate, distortion and active units the prior says nothing
+    assert record["elbo"] is record["rate"] is record["distortion"] is record["active_units"] is None
 
 
 @pytest.mark.parametrize("name, words", [("sample", ["-n", "7"]), ("reconstruct", ["-n", "7", "--split", "valid"])])
@@ -375,13 +377,24 @@ def test_a_process_tells_an_error_in_one_line_and_its_traceback_when_asked(tmp_p
     assert done.stderr.removeprefix("logpx: ") in debug.stderr
 
 
-def test_a_defect_of_logpx_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_of_logpx_is_one_line_and_keeps_its_traceback_for_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(*args: Any) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr("logpx.run.Run.open", fail)
+    assert main(["report", "run"]) == 1
+    assert capsys.readouterr().err == "logpx: division by zero (perhaps a defect of logpx: --debug shows where)\n"
     with pytest.raises(ZeroDivisionError):
-        main(["report", "run"])
+        main(["report", "run", "--debug"])
+
+
+def test_the_literal_commands_print_settings_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = called(capsys, "fit", "--print-config")
+    assert "name: digits" in printed
+    (tmp_path / "my.yaml").write_text(printed)
+    assert called(capsys, "fit", "--config", tmp_path / "my.yaml", "--print-config") == printed
 
 
 def test_a_loss_that_is_not_finite_ends_with_1_and_names_the_cure(

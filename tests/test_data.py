@@ -251,3 +251,9 @@ def test_listing_data_does_not_import_torch() -> None:
     modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "'logpx.data.catalogue'" in modules
     assert "'torch'" not in modules
+
+
+def test_the_hash_knows_the_levels():
+    parts = {name: torch.zeros(2, 3, dtype=torch.uint8) for name in ("train", "valid", "test")}
+    hashes = {DataSet("x", "8-bit", levels, (3,), parts, "memory").hash for levels in (17, 256)}
+    assert len(hashes) == 2

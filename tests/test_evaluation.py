@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, constraints
 
 import logpx
+from logpx import DataSet
 from logpx.conditional import DECODERS
 from logpx.evaluation import Evaluation, evaluate
 
@@ -176,7 +177,7 @@ def test_the_other_means_are_those_of_the_scores(inexact: Evaluation) -> None:
     assert record["ess"]["minimum"] == scores["ess"].min()
     assert record["curve"]["num_samples"][-1] == 300
     assert record["curve"]["mean"][-1] == pytest.approx(record["log_evidence"]["mean"], abs=1e-9)
-    assert record["curve"]["error"][-1] == pytest.approx(record["log_evidence"]["error"], rel=1e-6)
+    assert record["curve"]["error"][-1] == pytest.approx(record["log_evidence"]["monte_carlo_error"], rel=1e-6)
 
 
 def test_bits_per_dimension_are_the_code_length(inexact: Evaluation) -> None:
@@ -187,12 +188,11 @@ def test_bits_per_dimension_are_the_code_length(inexact: Evaluation) -> None:
 
 
 def test_the_record_names_all_that_the_number_depends_on(inexact: Evaluation) -> None:
-    evaluation = evaluate(
-        Coins(), test_split(BINARY, "binary", 2), num_samples=30, seed=7, data_name="coins", data_hash="h"
-    )
+    data_set = DataSet("coins", "binary", 2, (4,), {"train": BINARY, "valid": BINARY[:0], "test": BINARY}, "memory")
+    evaluation = evaluate(Coins(), data_set.split("test", seed=3), num_samples=30, seed=7)
     record = evaluation.record
     data = {"name": "coins", "split": "test", "num_data": 50, "kind": "binary", "event_shape": [4]}
-    assert record["data"] == {**data, "binarization": "none", "hash": "h"}
+    assert record["data"] == {**data, "binarization": "none", "seed": 3, "hash": data_set.hash}
     assert (record["estimator"], record["proposal"], record["num_samples"], record["seed"]) == (
         *("importance", "encoder", 30, 7),
     )
@@ -496,3 +496,38 @@ def plain(record: Any) -> list[float]:
 def test_a_record_of_finite_data_holds_only_what_json_can(inexact: Evaluation) -> None:
     assert plain(inexact.record) == []
     assert json.loads(json.dumps(inexact.record)) == inexact.record
+
+
+def test_one_sample_per_datum_is_no_exact_posterior() -> None:
+    evaluation = evaluate(exact(1.2), reals(), num_samples=1)
+    assert "too few samples" in evaluation.record["pareto_k"]["sentence"]
+    assert math.isinf(evaluation.record["log_evidence"]["monte_carlo_error"])
+    assert math.isnan(evaluation.record["log_evidence"]["test_set_error"])
+
+
+def test_a_datum_whose_k_hat_is_unknown_is_not_counted_as_reliable() -> None:
+    class OneBad(Toy):
+        def decoder(self, z: Tensor) -> Distribution:
+            nan = torch.where(torch.arange(z.shape[1]) == 0, torch.nan, 0.0).unsqueeze(-1)
+            return Independent(Normal(self.decode(z) * 0 + nan, 1.0, validate_args=False), 1, validate_args=False)
+
+    record = evaluate(OneBad(), test_split(normal(10, 3)), num_samples=50).record
+    assert record["num_nonfinite"] == 1
+    assert record["pareto_k"]["share_above_07"] >= 0.1
+
+
+def test_a_mass_function_on_real_data_is_relaxed() -> None:
+    class Coin(Toy):
+        def decoder(self, z: Tensor) -> Distribution:
+            return Independent(Bernoulli(logits=self.decode(z), validate_args=False), 1, validate_args=False)
+
+    record = evaluate(Coin(), test_split(torch.rand(20, 3)), num_samples=30).record
+    assert "mass function on real data" in record["relaxed"] and record["bits_per_dim"] is None
+
+
+def test_the_model_stays_on_its_device_and_an_object_needs_none() -> None:
+    model = Toy()
+    evaluate(model, test_split(normal(5, 3)), num_samples=30)
+    assert next(model.parameters()).device.type == "cpu"
+    with pytest.raises(logpx.LogpxError, match="finds no CUDA here"):
+        evaluate(model, test_split(normal(5, 3)), num_samples=30, device="cuda")

@@ -4,6 +4,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
 from logpx import FactorAnalysis, LatentVariableModel, log_joint, log_weights
+from logpx.distributions import IndependentBernoulli
 from logpx.model import as_model, evaluating, log_weight_terms
 
 
@@ -59,6 +60,31 @@ def test_context_reaches_those_methods_that_take_it():
     z = torch.zeros(1, 5, 2)
     assert torch.allclose(log_joint(Conditional(), x, z, context), log_joint(Conditional(), x - 2, z))
     assert torch.allclose(log_joint(Linear(), x, z, context), log_joint(Linear(), x, z))
+
+
+def test_context_goes_by_its_name_and_into_no_other_argument():
+    class Keyword(Conditional):
+        def decoder(self, z, *, context=None):
+            return super().decoder(z, context)
+
+        def prior(self, temperature=1.0):
+            assert temperature == 1.0
+            return super().prior()
+
+    x, context, z = torch.zeros(5, 3), torch.full((5, 3), 2.0), torch.zeros(1, 5, 2)
+    assert torch.allclose(log_joint(Keyword(), x, z, context), log_joint(Conditional(), x, z, context))
+
+
+def test_a_mask_keeps_a_strict_likelihood_strict():
+    class Strict(Linear):
+        def decoder(self, z):
+            return IndependentBernoulli(z @ self.weight, 1)
+
+    z, mask = torch.zeros(1, 2, 2), torch.tensor([[True, False, True]]).expand(2, 3)
+    missing = torch.tensor([[1.0, torch.nan, 0.0]]).expand(2, 3)
+    assert torch.isfinite(log_joint(Strict(), missing, z, mask=mask)).all()
+    with pytest.raises(ValueError, match="0 and 1"):
+        log_joint(Strict(), torch.full((2, 3), 0.5), z, mask=mask)
 
 
 def test_a_mask_leaves_missing_values_out_of_the_likelihood():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -74,7 +75,8 @@ def test_an_evaluation_is_kept_in_the_run(run_copy: Path) -> None:
     evaluation = run.evaluate("valid", weights="last", num_samples=30, limit=33)
     kept, scores = run.evaluation(), run.scores()
     assert kept is not None and scores is not None
-    assert kept == {**evaluation.record, "weights": "last"}
+    digest = hashlib.sha256((run_copy / "last.safetensors").read_bytes()).hexdigest()
+    assert kept == {**evaluation.record, "weights": {"which": "last", "hash": f"sha256:{digest[:16]}"}}
     assert kept["data"]["split"] == "valid"
     assert kept["data"]["hash"] == run.info["data"]["hash"]
     assert scores.keys() == evaluation.scores().keys()
@@ -143,7 +145,7 @@ def _widen(path: Path) -> None:
         ("config.yaml", _truncate, "holds no settings"),
         ("config.yaml", _replace("train: [1"), "holds no settings"),
         ("config.yaml", _widen, "weights of another architecture"),
-        ("best.safetensors", Path.unlink, "cannot be read as weights"),
+        ("best.safetensors", Path.unlink, "is not there: the fit has not come so far"),
         ("best.safetensors", _truncate, "cannot be read as weights"),
         ("best.safetensors", _replace(""), "cannot be read as weights"),
     ],

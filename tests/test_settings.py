@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "patience": 4,
     "on_nonfinite": "skip",
     "tensorboard": True,
+    "data_seed": 3,
     "seed": 5,
     "device": "cpu",
 }

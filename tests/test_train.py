@@ -33,7 +33,7 @@ from helpers import (
     weights,
 )
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent, Normal
 
 import logpx
 from logpx import train
@@ -163,9 +163,7 @@ def test_resuming_a_run_that_patience_ended_changes_nothing(tmp_path: Path) -> N
 
 def resume_own(run: Any, model: nn.Module, **options: Any) -> None:
     """Resumes a run on data in memory, which have no name to be found by."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logpx.Run, "load_data", lambda self: setattr(self, "data", run.data) or run.data)
-        logpx.resume(run.path, model=model, **options)
+    logpx.resume(run.path, model=model, data=run.data, **options)
 
 
 def test_a_resumed_fit_can_be_prolonged(tmp_path: Path) -> None:
@@ -528,3 +526,89 @@ def test_data_are_counted_once_per_epoch_whatever_the_batch_size(tmp_path: Path)
         bounds.append(column(logpx.fit(data, model=Toy(), out=tmp_path / str(size), **options).path, "train")[0])
     # the Monte Carlo error of either is about 0.02 nats, ten times less; a wrong weight would cost 1.5 nats or more
     assert bounds[0] == pytest.approx(bounds[1], abs=0.2)
+
+
+def test_settings_do_not_hide_the_data_that_were_asked_for(tmp_path: Path) -> None:
+    run = logpx.fit(
+        toy_data(), settings=logpx.Settings().override(epochs=1, latent_dim=2, hidden=(4,)), out=tmp_path / "a"
+    )
+    assert run.info["data"]["name"] == "own" == run.settings.data.name
+    with pytest.raises(ValueError, match="settings or a recipe, not both"):
+        logpx.fit("digits", settings=logpx.Settings(), recipe="digits", out=tmp_path / "b")
+
+
+def test_fits_with_other_seeds_are_judged_on_the_same_test_data(tmp_path: Path) -> None:
+    splits = [logpx.fit("digits", out=tmp_path / str(s), seed=s, **TINY).load_split("test").values for s in (0, 1)]
+    assert torch.equal(*splits)
+    other = logpx.fit("digits", out=tmp_path / "2", data_seed=1, **TINY).load_split("test").values
+    assert not torch.equal(other, splits[0])
+
+
+def test_averaged_weights_that_are_tied_stay_tied() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    model["b"].weight = model["a"].weight
+    average = WeightAverage(model, 0.9)
+    with torch.no_grad():
+        model["a"].weight.add_(1.0)
+    average.update()
+    kept = average.weights()
+    assert torch.equal(kept["a.weight"], kept["b.weight"])
+    assert not torch.equal(kept["a.weight"], model["a"].weight)
+
+
+class Validating(Toy):
+    """The same with distributions that check their parameters, as torch's do by default."""
+
+    def encoder(self, x: Tensor) -> Distribution:
+        q = super().encoder(x)
+        return Independent(Normal(q.base_dist.loc, q.base_dist.scale, validate_args=True), 1)  # type: ignore[attr-defined]
+
+
+def test_a_model_whose_distributions_refuse_nan_is_stopped_or_skips_alike(tmp_path: Path) -> None:
+    values = normal(40, 3)
+    values[7] = POISON
+    data = data_set(values, normal(8, 3), normal(8, 3))
+    options = {"epochs": 2, "batch_size": 8}
+    with pytest.raises(logpx.LogpxError, match=r"not finite in epoch 1, step \d+, on training data .*7"):
+        logpx.fit(data, model=Validating(), out=tmp_path / "stop", **options)
+    assert all(torch.isfinite(w).all() for w in weights(tmp_path / "stop", "last").values())
+    run = logpx.fit(data, model=Validating(), out=tmp_path / "skip", on_nonfinite="skip", **options)
+    assert run.metrics()["skipped"].tolist() == [1, 2]
+
+
+def test_a_crash_between_the_last_weights_and_the_state_is_made_good(tmp_path: Path, monkeypatch: Any) -> None:
+    whole = logpx.fit("digits", out=tmp_path / "whole", **TINY).path
+    broken, write = tmp_path / "broken", logpx.checkpoint.write_atomically
+
+    def crash(path: Path, writer: Any) -> None:
+        if path.name == "training.pt" and path.exists():
+            raise OSError("power cut")
+        write(path, writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("logpx.checkpoint.write_atomically", crash)
+        with pytest.raises(OSError, match="power cut"):
+            logpx.fit("digits", out=broken, **TINY)
+    logpx.resume(broken)
+    assert_same_result(broken, whole)
+
+
+def test_an_evaluation_does_not_outlive_its_weights(tmp_path: Path) -> None:
+    run = logpx.fit("digits", out=tmp_path / "run", **{**TINY, "epochs": 1})
+    run.evaluate(num_samples=30, limit=5)
+    logpx.resume(run.path)
+    assert run.evaluation() is not None
+    logpx.resume(run.path, epochs=2)
+    assert run.evaluation() is None and run.scores() is None
+
+
+def test_replacing_a_run_leaves_nothing_of_it(tmp_path: Path) -> None:
+    run = logpx.fit("digits", out=tmp_path / "run", **TINY)
+    logpx.report(run)
+    (run.path / ".training.1.tmp.pt").write_text("left by a kill")
+    (run.path / "notes.txt").write_text("mine")
+    before = set(contents(run.path))
+    logpx.fit("digits", out=run.path, overwrite=True, **TINY)
+    gone = before - set(contents(run.path))
+    assert ".training.1.tmp.pt" in gone and any(name.startswith("figures") for name in gone)
+    assert "notes.txt" not in gone

@@ -93,7 +93,8 @@ class WeightAverage:
 
     def weights(self) -> dict[str, Tensor]:
         """Returns the weights that are kept, buffers included, by name."""
-        return {**self.model.state_dict(), **self.average}
+        with self.in_place():
+            return {name: value.clone() for name, value in self.model.state_dict().items()}
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -118,8 +119,9 @@ def save(run: Run, state: State, model: nn.Module, optimizer: Optimizer, average
         "average": average.average,
         "average_count": average.count,
     }
-    write_atomically(run.path / "training.pt", partial(torch.save, content))
+    # the state comes last: what a crash between the two leaves undone, a resume does again
     save_weights(average.weights(), run.path / "last.safetensors")
+    write_atomically(run.path / "training.pt", partial(torch.save, content))
 
 
 def save_epoch(run: Run, state: State, average: WeightAverage, chooses: bool) -> None:

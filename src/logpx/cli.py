@@ -57,9 +57,11 @@ def _run(function: Callable[[Namespace], None], options: Namespace) -> int:
         print(f"logpx: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if debug or not _is_explained(error):
+        if debug:
             raise
-        print(f"logpx: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split()) or type(error).__name__
+        hint = "" if _is_explained(error) else " (perhaps a defect of logpx: --debug shows where)"
+        print(f"logpx: {text}{hint}", file=sys.stderr)
         return 1
 
 
@@ -68,7 +70,7 @@ class _UsageError(ValueError):
 
 
 def _is_explained(error: Exception) -> bool:
-    """Errors of use have a message of ours; anything else is a defect, and keeps its traceback."""
+    """Errors of use have a message of ours; anything else may be a defect."""
     from .utils import LogpxError
 
     return isinstance(error, LogpxError | ValueError | TypeError | OSError)
@@ -79,7 +81,7 @@ def _fit(options: Namespace) -> None:
     if options.resume is not None:
         _resume(options, given)
         return
-    if options.data is None:
+    if options.data is None and options.config is None and not options.print_config:
         raise _UsageError("fit needs data: logpx fit digits, or another name, a .npy or .npz file, or a folder.")
     settings = _settings(options, given)
     if options.print_config:
@@ -87,7 +89,7 @@ def _fit(options: Namespace) -> None:
         return
     from .train import fit
 
-    run = fit(options.data, settings=settings, out=options.out, overwrite=options.overwrite)
+    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite)
     _fitted(run)
 
 
@@ -95,9 +97,10 @@ def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
     if options.config is not None and options.recipe is not None:
         raise _UsageError("Give --config or --recipe, not both: a config is complete in itself.")
     if options.config is None:
-        settings = Settings.from_recipe(options.data, options.recipe)
+        settings = Settings.from_recipe(options.data or "digits", options.recipe)
     else:
-        settings = Settings.from_file(options.config).override(name=options.data)
+        settings = Settings.from_file(options.config)
+        settings = settings if options.data is None else settings.override(name=options.data)
     return settings.override(**given)
 
 
@@ -114,6 +117,7 @@ def _fitted(run: Run) -> None:
     skipped = f", {last['skipped']:.0f} batches skipped" if last["skipped"] else ""
     valid = "" if math.isnan(last["valid"]) else f", {last['valid']:.2f} nats on {run.settings.train.validate_on}"
     bounds = f"{last['train']:.2f} nats on train{valid}"
+    bounds += " (a relaxed likelihood: not of log p(x))" if run.is_relaxed else ""
     print(f"Fitted in {last['seconds']:.1f} s, {last['epoch']:.0f} epochs{skipped}: bound {bounds}.")
     print(f"Next: logpx evaluate {run.path}")
 

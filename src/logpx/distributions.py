@@ -53,13 +53,18 @@ class IndependentBernoulli(Independent):
         Raises:
             ValueError: If a value lies outside the support.
         """
-        self._check(value)
+        self.check(value)
         ndims = self.reinterpreted_batch_ndims
         a, x = self.logits.flatten(-ndims), value.flatten(-ndims)
         # log p(x) = x . a - sum_d log(1 + e^{a_d})
         return torch.einsum("...d,...d->...", a, x) - F.softplus(a).sum(-1)
 
-    def _check(self, x: Tensor) -> None:
+    def check(self, x: Tensor) -> None:
+        """Refuses values outside the support.
+
+        Raises:
+            ValueError: If a value is neither 0 nor 1.
+        """
         if not ((x == 0) | (x == 1)).all():
             odd = x[(x != 0) & (x != 1)][0].item()
             raise ValueError(
@@ -77,7 +82,12 @@ class RelaxedBernoulli(IndependentBernoulli):
 
     relaxed = "binary cross-entropy on greys is a relaxed likelihood, not a log-probability of the data"
 
-    def _check(self, x: Tensor) -> None:
+    def check(self, x: Tensor) -> None:
+        """Refuses values outside the support.
+
+        Raises:
+            ValueError: If a value is not in [0, 1].
+        """
         if not ((x >= 0) & (x <= 1)).all():
             odd = x[~((x >= 0) & (x <= 1))][0].item()
             raise ValueError(
@@ -96,6 +106,8 @@ def relaxation(decoder: Distribution, kind: str, x: Tensor | None = None) -> str
     relaxed: str | None = getattr(decoder, "relaxed", None)
     if relaxed is None and kind != "real" and not _is_discrete(decoder):
         return f"a density on {kind} data is a relaxed likelihood, not a log-probability of the data"
+    if relaxed is None and kind == "real" and _is_discrete(decoder):
+        return "a mass function on real data is a relaxed likelihood, not a log-probability of the data"
     if relaxed is None and kind != "real" and x is not None and not _supports(decoder, x):
         return f"{kind} data outside the decoder's support make a relaxed likelihood, not a log-probability of the data"
     return relaxed

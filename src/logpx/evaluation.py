@@ -17,6 +17,8 @@ import datetime
 import math
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,8 @@ class Evaluation:
         """Writes the numbers per datum to a CSV file; columns in nats say so."""
         scores = self.scores()
         names = [f"{name}_nats" if name in IN_NATS else name for name in scores]
+        if self.record["relaxed"]:
+            names = [name.replace("log_evidence", "relaxed_score") for name in names]
         table = zip(*(column.tolist() for column in scores.values()), strict=True)
         lines = [",".join(names), *(",".join(f"{value:.9g}" for value in row) for row in table)]
         write_text(Path(path), "\n".join(lines) + "\n")
@@ -91,8 +95,6 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     memory_budget: int = 2**28,
-    data_hash: str | None = None,
-    data_name: str | None = None,
     progress: bool | None = None,
 ) -> Evaluation:
     """Estimates log p(x) of data under any model with the three methods.
@@ -104,10 +106,8 @@ def evaluate(
         num_samples: The number S of draws per datum.
         limit: Evaluate the first data only; by default all.
         seed: The seed of the draws.
-        device: "auto", or a torch device.
+        device: "auto" (CUDA where there is one, for a module), or a torch device.
         memory_budget: The memory for the decoder's outputs, in bytes, as a rough guide; it changes no result.
-        data_hash: The hash of the data, for the record.
-        data_name: The name of the data, for the record.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -123,15 +123,13 @@ def evaluate(
     split = split if limit is None else split.take(limit)
     if len(split) == 0:
         raise ValueError(f"The {split.name} split is empty: choose another split.")
-    target = choose_device(device)
+    target = choose_device(device if isinstance(as_model(model), nn.Module) or device != "auto" else "cpu")
     started = time.perf_counter()
-    as_model(model)
-    _move(model, target)
-    with evaluating(model):
+    with _placed(model, target), evaluating(model):
         evidence, relaxed = _estimate(model, split, estimator, num_samples, seed, target, memory_budget, progress)
     record = {
         "schema": 1,
-        "data": _describe(split, data_name, data_hash),
+        "data": _describe(split),
         "model": type(model).__name__,
         "estimator": estimator,
         "proposal": _proposal_name(model, estimator),
@@ -141,6 +139,9 @@ def evaluate(
         **_summary(evidence, split, relaxed),
         "provenance": _provenance(target, time.perf_counter() - started),
     }
+    if estimator == "prior":
+        # what q(z) = p(z) says of rate and distortion is not what the encoder would say
+        record |= dict.fromkeys(("elbo", "rate", "distortion", "active_units", "num_latents"))
     record["flags"] = flags(record)
     return Evaluation(record, evidence)
 
@@ -198,7 +199,7 @@ def _summary(evidence: Evidence, split: Split, relaxed: str | None) -> dict[str,
             "total": log_p.sum().item(),
             "error": total,
             "monte_carlo_error": monte_carlo,
-            "test_set_error": math.sqrt(max(total**2 - monte_carlo**2, 0.0)) if total == total else math.nan,
+            "test_set_error": _test_set_error(total, monte_carlo),
         },
         "bits_per_dim": None if relaxed else bits,
         "elbo": evidence.elbo.mean().item(),
@@ -216,6 +217,13 @@ def _summary(evidence: Evidence, split: Split, relaxed: str | None) -> dict[str,
 def _standard_error(values: Tensor) -> float:
     """Returns sd / sqrt(n), NaN for a single datum."""
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _test_set_error(total: float, monte_carlo: float) -> float:
+    """Returns sqrt(total^2 - MonteCarlo^2), NaN where one of the two is not known."""
+    if not (math.isfinite(total) and math.isfinite(monte_carlo)):
+        return math.nan
+    return math.sqrt(max(total**2 - monte_carlo**2, 0.0))
 
 
 def _activity(latent_mean: Tensor) -> dict[str, int | None]:
@@ -236,7 +244,7 @@ def _tails(k: Tensor) -> dict[str, Any]:
     if torch.isnan(k).all():
         sentence = "There are too few samples to judge the tail of the weights: draw at least 25 per datum."
         return {"share_above_05": None, "share_above_07": None, "median": None, "sentence": sentence}
-    above_05, above_07 = ((k >= limit).double().mean().item() for limit in (0.5, 0.7))
+    above_05, above_07 = (torch.logical_not(k < limit).double().mean().item() for limit in (0.5, 0.7))
     shares = {"share_above_05": above_05, "share_above_07": above_07, "median": k.median().item()}
     return {**shares, "sentence": tail_sentence(above_05, above_07, bool((k == -math.inf).all()))}
 
@@ -245,19 +253,20 @@ def _curve(evidence: Evidence) -> dict[str, list[float]]:
     return {
         "num_samples": evidence.curve_samples.tolist(),
         "mean": evidence.curve.mean(1).tolist(),
-        "error": [_standard_error(row) for row in evidence.curve],
+        "error": [row.square().sum().sqrt().item() / len(row) for row in evidence.curve_error],
     }
 
 
-def _describe(split: Split, name: str | None, data_hash: str | None) -> dict[str, Any]:
+def _describe(split: Split) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": split.data_name,
         "split": split.name,
         "num_data": len(split),
         "kind": split.kind,
         "event_shape": list(split.event_shape),
         "binarization": split.binarization,
-        "hash": data_hash,
+        "seed": split.seed,
+        "hash": split.data_hash,
     }
 
 
@@ -284,6 +293,15 @@ def _proposal_name(model: LatentVariableModel, estimator: str) -> str:
     return "the model's own" if own else ESTIMATORS[estimator][0]
 
 
-def _move(model: object, device: torch.device) -> None:
-    if isinstance(model, nn.Module):
+@contextmanager
+def _placed(model: object, device: torch.device) -> Iterator[None]:
+    """Within the block a module is on the device, afterwards where it was."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    before = next((p.device for p in model.parameters()), device)
+    try:
         model.to(device)
+        yield
+    finally:
+        model.to(before)

@@ -35,6 +35,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from .distributions import IndependentBernoulli
+
 Proposal: TypeAlias = Callable[[Tensor], Distribution]
 
 
@@ -234,10 +236,11 @@ def call(method: Callable[..., Any], *args: Any, context: Tensor | None = None) 
     if context is None:
         return method(*args)
     target = method.forward if isinstance(method, nn.Module) else method
-    kinds = [p.kind for p in inspect.signature(target).parameters.values()]
-    positional = sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
-    takes_context = positional > len(args) or Parameter.VAR_POSITIONAL in kinds
-    return method(*args, context) if takes_context else method(*args)
+    parameters = inspect.signature(target).parameters
+    if "context" in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values()):
+        return method(*args, context=context)
+    # modules of zuko call it c
+    return method(*args, context) if "c" in parameters else method(*args)
 
 
 def _masked_log_prob(p: Distribution, x: Tensor, mask: Tensor) -> Tensor:
@@ -246,7 +249,10 @@ def _masked_log_prob(p: Distribution, x: Tensor, mask: Tensor) -> Tensor:
             f"A mask needs a decoder whose dimensions are independent given z, but it returned {type(p).__name__}: "
             "return torch.distributions.Independent, or leave the mask out."
         )
-    each = torch.where(mask, p.base_dist.log_prob(torch.where(mask, x, torch.zeros_like(x))), 0.0)
+    x = torch.where(mask, x, torch.zeros_like(x))
+    if isinstance(p, IndependentBernoulli):
+        p.check(x)
+    each = torch.where(mask, p.base_dist.log_prob(x), 0.0)
     return each.flatten(-p.reinterpreted_batch_ndims).sum(-1)
 
 

@@ -80,8 +80,8 @@ def elbo(
         return (terms.log_likelihood + beta * (terms.log_prior - terms.log_proposal)).mean(0)
     floored = each.clamp(min=free_bits) if free_bits else each
     divergence = floored.flatten(1).sum(1) if floored.dim() > 1 else floored
-    distortion = log_likelihood(model, x, z, context, mask).mean(0)
-    return distortion - beta * divergence
+    expected = log_likelihood(model, x, z, context, mask).mean(0)
+    return expected - beta * divergence
 
 
 def iwae(

@@ -25,7 +25,9 @@ __all__ = [
 
 import csv
 import dataclasses
+import hashlib
 import platform
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,7 +38,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .conditional import choose_likelihood
+from .conditional import DECODERS, choose_likelihood
 from .data import DataSet, Split, load_data
 from .evaluation import Evaluation, evaluate
 from .files import first_line, read_json, write_arrays, write_atomically, write_json, write_text
@@ -57,7 +59,10 @@ FILES = (
     "evaluation.json",
     "evaluation.npz",
     "report.html",
+    "samples.png",
+    "reconstructions.png",
 )
+FOLDERS = ("figures", "tensorboard")
 Weights = Literal["best", "last"]
 
 
@@ -79,6 +84,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
+        self._checked = False
 
     @classmethod
     def create(
@@ -123,13 +129,18 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str | Path, model: LatentVariableModel | None = None) -> Run:
+    def open(cls, path: str | Path, model: LatentVariableModel | None = None, data: DataSet | None = None) -> Run:
         """Opens an existing run.
+
+        Arguments:
+            path: The folder.
+            model: The model of one's own, where the run was fitted with one.
+            data: The data set, where the run was fitted to one in memory.
 
         Raises:
             LogpxError: If the folder holds no run, or one of another schema.
         """
-        run = cls(Path(path), model)
+        run = cls(Path(path), model, data)
         if not (run.path / "run.json").is_file():
             raise LogpxError(
                 f"{path} is no run folder (it has no run.json): make one with 'logpx fit DATA --out {path}'."
@@ -148,6 +159,13 @@ class Run:
     def is_own(self) -> bool:
         """Whether the run was fitted with a model of one's own."""
         return bool(self.info["model"] != "settings")
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Whether the settings' likelihood is relaxed for the data; a model of one's own tells only in evaluation."""
+        kind = self.info["data"]["model_kind"]
+        name = self.settings.model.likelihood
+        return not self.is_own and kind in DECODERS[choose_likelihood(name, kind)].relaxed_kinds
 
     @property
     def config(self) -> dict[str, Any]:
@@ -188,6 +206,11 @@ class Run:
         """Returns the content of evaluation.json, or None before an evaluation."""
         return self._json("evaluation.json")
 
+    def forget_evaluation(self) -> None:
+        """Removes an evaluation, because the weights that it speaks of are about to change."""
+        for name in ("evaluation.json", "evaluation.npz", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
+
     def scores(self) -> dict[str, np.ndarray] | None:
         """Returns the evaluation's numbers per datum, or None before an evaluation."""
         path = self.path / "evaluation.npz"
@@ -207,16 +230,16 @@ class Run:
         Raises:
             LogpxError: If the data are not found or have changed.
         """
-        if self.data is None:
-            wanted = self.settings.data
-            data = load_data(wanted.name, data_root=self.data_root or wanted.data_root, num_valid=wanted.num_valid)
+        if not self._checked:
+            wanted, root = self.settings.data, self.data_root
+            data = self.data or load_data(wanted.name, data_root=root or wanted.data_root, num_valid=wanted.num_valid)
             if data.hash != self.info["data"]["hash"]:
                 raise LogpxError(
                     f"The data {wanted.name!r} ({data.source}) have hash {data.hash}, but the run was fitted to "
                     f"{self.info['data']['hash']}: give the same data by --data-root."
                 )
-            self.data = data
-        return self.data
+            self.data, self._checked = data, True
+        return cast(DataSet, self.data)
 
     def load_split(self, name: str) -> Split:
         """Returns the train, valid or test data as the model sees them."""
@@ -230,7 +253,7 @@ class Run:
         """
         settings, fitted = self.settings, self.info["data"]
         binarization = "none" if data.kind == "binary" else settings.data.binarization
-        split = data.split(name, binarization, settings.seed)
+        split = data.split(name, binarization, settings.data.data_seed)
         if list(data.event_shape) != fitted["event_shape"] or split.kind != fitted["model_kind"]:
             raise ValueError(
                 f"The model is for {fitted['model_kind']} data of shape {tuple(fitted['event_shape'])}, but "
@@ -249,10 +272,11 @@ class Run:
         Returns:
             The record and the evidence per datum, also written to evaluation.json and evaluation.npz.
         """
-        data, model = self.load_data(), self.load_model(weights)
-        evaluation = evaluate(model, self.load_split(split), data_name=data.name, data_hash=data.hash, **options)
+        model = self.load_model(weights)
+        evaluation = evaluate(model, self.load_split(split), **options)
         write_arrays(self.path / "evaluation.npz", evaluation.scores())
-        record = {**evaluation.record, "weights": weights}
+        digest = hashlib.sha256((self.path / f"{weights}.safetensors").read_bytes()).hexdigest()
+        record = {**evaluation.record, "weights": {"which": weights, "hash": f"sha256:{digest[:16]}"}}
         write_json(self.path / "evaluation.json", record)
         return evaluation
 
@@ -372,8 +396,10 @@ def _clear(path: Path, overwrite: bool) -> None:
             f"{path} holds a run already: continue it with --resume {path}, give another folder by --out, or "
             "replace it with --overwrite."
         )
-    for name in FILES:
-        (path / name).unlink(missing_ok=True)
+    for made in [path / name for name in FILES] + list(path.glob(".*.tmp*")):
+        made.unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(path / name, ignore_errors=True)
 
 
 def _describe(data: DataSet, kind: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class DataSettings:
     binarization: Literal["none", "threshold", "static", "dynamic"] = _setting(
         "none", "how greys become binary: not, at one half, by one fixed draw, or by fresh draws each epoch"
     )
+    data_seed: int = _setting(0, "seed of these draws, apart from the fit's, so that all fits see the same test data")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from . import objectives
 from .checkpoint import WeightAverage, restore, save, save_epoch
 from .conditional import choose_likelihood
 from .data import Batch, DataSet, Split, load_data
+from .data.catalogue import CATALOGUE
 from .interrupt import interruptible
 from .model import as_model, evaluating
 from .progress import track
@@ -67,9 +68,11 @@ def fit(
         LogpxError: If the data cannot be had, the folder holds something already, or the loss is not finite.
     """
     name = data.name if isinstance(data, DataSet) else str(data)
-    settings = (settings or Settings.from_recipe(name, recipe)).override(**overrides)
+    if settings is not None and recipe is not None:
+        raise ValueError("Give settings or a recipe, not both: settings are complete in themselves.")
+    settings = (settings or Settings.from_recipe(name, recipe)).override(**{"name": _stored_name(data), **overrides})
     data_set = data if isinstance(data, DataSet) else _load(settings)
-    train = data_set.split("train", settings.data.binarization, settings.seed)
+    train = data_set.split("train", settings.data.binarization, settings.data.data_seed)
     built = _checked_model(model) if model is not None else _build(settings, data_set, train)
     _check_data(data_set, settings)
     _rehearse(built, settings, train)
@@ -82,6 +85,7 @@ def resume(
     path: str | Path,
     *,
     model: nn.Module | None = None,
+    data: DataSet | None = None,
     epochs: int | None = None,
     progress: bool | None = None,
 ) -> Run:
@@ -90,6 +94,7 @@ def resume(
     Arguments:
         path: The run folder.
         model: The module of one's own, where the run was fitted with one.
+        data: The data set, where the run was fitted to one in memory.
         epochs: Another number of epochs, to prolong a fit.
         progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -99,12 +104,13 @@ def resume(
     Raises:
         LogpxError: If the folder holds no run or no state to resume from.
     """
-    run = Run.open(path, None if model is None else as_model(model))
+    run = Run.open(path, None if model is None else as_model(model), data)
+    train = run.load_split("train")
+    # where nothing was saved yet, the weights start as those of the fit did: from the data's mean, too
+    is_built = run.model is None and not run.is_own
+    built = _build(run.settings, run.load_data(), train) if is_built else _checked_model(run.build_model())
     if epochs is not None:
         run.write_settings(run.settings.override(epochs=epochs))
-    data, train = run.load_data(), run.load_split("train")
-    # where nothing was saved yet, the weights start as those of the fit did: from the data's mean, too
-    built = _checked_model(run.build_model() if run.model or run.is_own else _build(run.settings, data, train))
     return _train(run, run.settings, built, progress)
 
 
@@ -124,6 +130,8 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
     num_steps = options.epochs * steps_per_epoch
     started = time.perf_counter() - state.seconds
+    if state.step < num_steps:
+        run.forget_evaluation()
 
     with track("fit", num_steps, progress) as show, interruptible() as interrupted:
         for epoch in range(state.step // steps_per_epoch, options.epochs):
@@ -136,7 +144,7 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
                 _set_learning_rate(optimizer, learning_rate)
 
                 with keyed_rng(settings.seed, "train", state.step, device=fabric.device):
-                    bound = step_module(batch, beta).mean()
+                    bound = _mean_bound(step_module, batch, beta)
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(-bound)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm or math.inf)
@@ -146,10 +154,10 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
                     average.update()
                     state.add(value, len(batch.x))
                 else:
-                    state.skipped += 1
                     if options.on_nonfinite == "stop":
                         save(run, state, model, optimizer, average)
                         raise LogpxError(_nonfinite(run, batch, epoch, state.step, value))
+                    state.skipped += 1
                 state.step += 1
                 show(state.step, state.note(epoch, options.epochs))
                 if interrupted() and state.step % steps_per_epoch:
@@ -189,6 +197,17 @@ class _Objective(nn.Module):
         return value
 
 
+def _mean_bound(objective: nn.Module, batch: Batch, beta: float) -> Tensor:
+    """Returns the mean bound, in nats; NaN where a model's own distributions refuse their parameters as invalid."""
+    try:
+        mean: Tensor = objective(batch, beta).mean()
+    except ValueError as error:
+        if "invalid values" not in str(error):
+            raise
+        return batch.x.new_tensor(math.nan).requires_grad_()
+    return mean
+
+
 @torch.no_grad()
 def _validate(objective: _Objective, split: Split | None, seed: int, device: torch.device) -> float:
     """Returns the mean bound of the split's data at beta 1, in nats, by the same draws each time; NaN without data."""
@@ -213,7 +232,7 @@ def _beta(settings: ObjectiveSettings, epochs_done: float) -> float:
     """Rises linearly to the settings' beta over the warm-up."""
     if settings.beta_warmup_epochs == 0:
         return settings.beta
-    return settings.beta * min(1.0, (epochs_done + 1e-3) / settings.beta_warmup_epochs)
+    return settings.beta * min(1.0, epochs_done / settings.beta_warmup_epochs)
 
 
 def _learning_rate(options: TrainSettings, step: int, num_steps: int) -> float:
@@ -247,6 +266,13 @@ def _loggers(run: Run, options: TrainSettings) -> list[Any]:
         raise LogpxError(
             "TensorBoard is not installed: pip install 'logpx[tensorboard]', or drop --tensorboard."
         ) from error
+
+
+def _stored_name(data: str | Path | DataSet) -> str:
+    """Returns the name of the data for the settings: a path in full, so that it is found from another folder."""
+    if isinstance(data, DataSet):
+        return data.name
+    return str(data) if str(data) in CATALOGUE or not Path(data).exists() else str(Path(data).resolve())
 
 
 def _load(settings: Settings) -> DataSet:
@@ -292,6 +318,6 @@ def _nonfinite(run: Run, batch: Batch, epoch: int, step: int, bound: float) -> s
     shown = ", ".join(str(i) for i in batch.index[:8].tolist()) + (", ..." if len(batch.index) > 8 else "")
     return (
         f"The bound ({bound:.6g} nats) or its gradient is not finite in epoch {epoch + 1}, step {step + 1}, on "
-        f"training data {shown}: the last good weights are saved in {run.path}; lower the learning rate, clip the "
-        "gradient (--clip-norm 100), or skip such batches (--on-nonfinite skip)."
+        f"training data {shown}: the last good weights are saved in {run.path}; fit again with a lower learning rate, "
+        "a clipped gradient (--clip-norm 100), or without such batches (--on-nonfinite skip)."
     )

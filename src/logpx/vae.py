@@ -94,7 +94,7 @@ def _prior(name: str, latent_dim: int) -> nn.Module:
     if name == "normal":
         return StandardNormal(latent_dim)
     if name == "maf":
-        import zuko  # optional at run time: imported only by those who use a flow
+        import zuko  # takes a second to import: only those who use a flow wait for it
 
         return zuko.flows.MAF(latent_dim, transforms=2, hidden_features=[256])
     raise ValueError(f"prior must be normal or maf, but is {name!r}: choose one.")

@@ -8,12 +8,14 @@ from typing import Any
 
 
 def headline(record: dict[str, Any]) -> str:
-    """Returns the result in one line: the mean with both errors, and bits per dimension where they mean something."""
-    log_p, bits = record["log_evidence"], record["bits_per_dim"]
+    """Returns the result in two lines: the mean with both errors and bits per dimension, and where they come from."""
+    data, log_p, bits = record["data"], record["log_evidence"], record["bits_per_dim"]
     quantity = "relaxed score (not a log-probability of the data)" if record["relaxed"] else "log p(x)"
     parts = f"Monte Carlo {log_p['monte_carlo_error']:.3f}, test set {log_p['test_set_error']:.3f}"
     code = f", {bits['mean']:.4f} ± {bits['error']:.4f} bits/dim" if bits else ""
-    return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats per datum ({parts}){code}"
+    source = f"{data['name'] or 'data'}, {data['split']}, {data['num_data']:,} data; {record['estimator']}"
+    samples = f"{record['num_samples']:,} samples, seed {record['seed']}"
+    return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats ({parts}){code}\n({source}, {samples})"
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
@@ -33,7 +35,8 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
     if bits:
         density = " (of a density: it depends on the data's unit)" if data["kind"] == "real" else ""
         table.append(("bits per dimension", f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim{density}"))
-    table.append(("ELBO", f"{record['elbo']:.3f} nats"))
+    if record["elbo"] is not None:
+        table.append(("ELBO", f"{record['elbo']:.3f} nats"))
     if record["rate"] is not None:
         table += [
             ("  rate", f"{record['rate']:.3f} nats"),
@@ -41,9 +44,10 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     if record["active_units"] is not None:
         table.append(("active units", f"{record['active_units']} of {record['num_latents']} latents"))
-    if record["jackknife"]:
-        bias = record["jackknife"]["bias"]
-        table.append(("finite-sample bias", f"about {bias:.3f} nats (jackknife; in none of the errors)"))
+    bias = (
+        f"about {record['jackknife']['bias']:.3f} nats" if record["jackknife"] else "not estimable: a few draws decide"
+    )
+    table.append(("finite-sample bias", f"{bias} (jackknife; in none of the errors)"))
     table.append(("ESS", f"median {record['ess']['median']:.1f}, smallest {record['ess']['minimum']:.1f} samples"))
     table.append(("k-hat", k["sentence"]))
     table += [("note", flag) for flag in record["flags"] if flag != k["sentence"]]
@@ -70,7 +74,9 @@ def flags(record: dict[str, Any]) -> list[str]:
 def tail_sentence(above_05: float, above_07: float, constant: bool) -> str:
     """Says what the share of data with heavy-tailed weights means."""
     if constant:
-        return "All weights are constant: the proposal is the exact posterior, and so are the estimates."
+        return (
+            "All weights are constant up to rounding: the proposal is the exact posterior, so the estimates are exact."
+        )
     if above_07 > 0:
         return (
             f"{above_07:.1%} of the data have k-hat of 0.7 or more: their weights are so heavy-tailed that their log "

@@ -54,11 +54,6 @@ class Known:
     url: str = ""
     files: tuple[File, ...] = ()
 
-    @property
-    def has_own_valid(self) -> bool:
-        """Whether a file holds the validation part, so that it is not taken from the end of train."""
-        return any(file.part == "valid" for file in self.files)
-
 
 _DIGITS = Known(
     name="digits",

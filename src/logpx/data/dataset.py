@@ -36,6 +36,8 @@ class Split:
         greys: The raw values from which every epoch is drawn afresh, or None where epochs do not differ.
         grey_levels: How many integer levels the greys have, or None where they are probabilities.
         current_epoch: The epoch whose values these are.
+        data_name: The name of the data set, for the record.
+        data_hash: The hash of the raw data set, for the record.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Split:
     greys: Tensor | None = field(default=None, repr=False)
     grey_levels: int | None = None
     current_epoch: int = 0
+    data_name: str | None = None
+    data_hash: str | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -159,10 +163,12 @@ class DataSet:
 
     @cached_property
     def hash(self) -> str:
-        """A hash of kind, shapes and bytes; it does not depend on where train ends and valid begins."""
+        """A hash of kind, levels, shapes and bytes; it does not depend on where train ends and valid begins."""
         train, valid, test = (self.parts[name] for name in ("train", "valid", "test"))
         shapes = (len(train) + len(valid), len(test), *self.event_shape)
-        digest = hashlib.sha256(f"{self.kind} {shapes}".encode())
+        usual = {"binary": 2, "8-bit": 256, "real": None}[self.kind]
+        levels = "" if self.levels == usual else f" in {self.levels} levels"
+        digest = hashlib.sha256(f"{self.kind}{levels} {shapes}".encode())
         for part in (train, valid, test):
             digest.update(part.contiguous().numpy().data)
         return f"sha256:{digest.hexdigest()[:16]}"
@@ -184,7 +190,8 @@ class DataSet:
         self._check_split(name, binarization)
         raw = self.parts[name]
         if binarization == "none":
-            return Split(name, self.kind, self.levels, self.event_shape, binarization, seed, raw)
+            split = Split(name, self.kind, self.levels, self.event_shape, binarization, seed, raw)
+            return replace(split, data_name=self.name, data_hash=self.hash)
         is_fresh = binarization == "dynamic" and name == "train"
         if binarization == "threshold":
             values = threshold(raw, self.levels)
@@ -192,7 +199,8 @@ class DataSet:
             key = (name, 0) if is_fresh else (name,)
             values = draw(raw, self.levels, generator(seed, "binarize", *key))
         greys = (raw, self.levels) if is_fresh else (None, None)
-        return Split(name, "binary", 2, self.event_shape, binarization, seed, values, *greys)
+        split = Split(name, "binary", 2, self.event_shape, binarization, seed, values, *greys)
+        return replace(split, data_name=self.name, data_hash=self.hash)
 
     def _check_split(self, name: str, binarization: Binarization) -> None:
         if name not in self.parts:

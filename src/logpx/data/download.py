@@ -39,11 +39,16 @@ def download(url: str, path: Path, check: Callable[[Path], object]) -> Path:
     store = pooch.create(
         path.parent, base_url="", registry={path.name: None}, urls={path.name: url}, retry_if_failed=_RETRIES
     )
+    logger = pooch.get_logger()
+    level = logger.level
     try:
+        logger.setLevel("CRITICAL")  # one line of ours in place of one per try of pooch's
         return Path(store.fetch(path.name, downloader=fetch_and_check))
     except (OSError, ValueError) as error:
         reason = "no connection" if isinstance(error, requests.exceptions.ConnectionError) else error
         raise LogpxError(f"{url}: expected a download, received the error {reason}; try later.") from error
+    finally:
+        logger.setLevel(level)
 
 
 def first_writable(roots: list[Path]) -> Path:

@@ -56,7 +56,7 @@ def known_data(data_root: str | Path | None = None) -> list[KnownData]:
             sizes=known.sizes,
             default_recipe=known.default_recipe,
             found=_found(known, roots),
-            how_to_get=f"downloaded from {known.url} when first used" if known.url else "ships with scikit-learn",
+            how_to_get=_how_to_get(known, roots),
         )
         for known in CATALOGUE.values()
     ]
@@ -94,6 +94,14 @@ def find_file(known: Known, file: File, roots: list[Path]) -> Path | None:
                 if path.is_file():
                     return path
     return None
+
+
+def _how_to_get(known: Known, roots: list[Path]) -> str:
+    if not known.files:
+        return "ships with scikit-learn"
+    names = ", ".join(file.name for file in known.files)
+    folder = roots[0] / known.name
+    return f"downloaded from {known.url} when first used; without a network put {names} into {folder}"
 
 
 def _found(known: Known, roots: list[Path]) -> str | None:

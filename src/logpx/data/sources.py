@@ -119,15 +119,16 @@ def read_known(known: Known, file: File, path: Path) -> Tensor:
     received = hashlib.sha256(values.numpy().data).hexdigest()
     if received != file.sha256:
         raise LogpxError(
-            f"{path}: expected content with the sha256 {file.sha256}, received {received}{_whose(received)}; "
-            f"delete it and get it again from {known.url}{file.name}."
+            f"{path}: expected content with the sha256 {file.sha256}, received {received}{_cure(known, file, received)}"
         )
     return values
 
 
-def _whose(sha256: str) -> str:
-    owners = [known.name for known in CATALOGUE.values() for file in known.files if file.sha256 == sha256]
-    return f", which is that of {owners[0]}" if owners else ""
+def _cure(known: Known, file: File, sha256: str) -> str:
+    owners = [other.name for other in CATALOGUE.values() for f in other.files if f.sha256 == sha256]
+    if owners:
+        return f", which is that of {owners[0]}; keep the two apart in folders named {owners[0]} and {known.name}."
+    return f"; delete it and get it again from {known.url}{file.name}."
 
 
 def _fetch(known: Known, file: File, roots: list[Path], may_download: bool) -> Path:

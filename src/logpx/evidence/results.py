@@ -28,6 +28,7 @@ class Evidence:
         jackknife: The estimates less their leading finite-sample bias, in nats.
         curve_samples: The numbers of samples of the curve, with shape (C,).
         curve: The mean estimates at those numbers, in nats, with shape (C, N).
+        curve_error: Their Monte Carlo errors, in nats, with shape (C, N).
         latent_mean: The mean of z under the proposal, with shape (N, L); L is 0 where there are no real vectors.
     """
 
@@ -42,12 +43,13 @@ class Evidence:
     jackknife: Tensor
     curve_samples: Tensor
     curve: Tensor
+    curve_error: Tensor
     latent_mean: Tensor
 
     @classmethod
     def of(cls, weights: LogMeanAccumulator, rate: Tensor, distortion: Tensor, latent_mean: Tensor) -> Evidence:
         """Reads off the estimates of a block of data from their accumulated weights."""
-        curve_samples, curve = weights.curve()
+        curve_samples, curve, curve_error = weights.curve()
         return cls(
             log_evidence=weights.log_mean(),
             standard_error=weights.standard_error(),
@@ -60,6 +62,7 @@ class Evidence:
             jackknife=weights.jackknife(),
             curve_samples=curve_samples,
             curve=curve,
+            curve_error=curve_error,
             latent_mean=latent_mean,
         )
 
@@ -67,7 +70,10 @@ class Evidence:
     def cat(cls, blocks: list[Evidence]) -> Evidence:
         """Puts blocks of data behind one another."""
         names = [field.name for field in dataclasses.fields(cls)]
-        merged = {name: torch.cat([getattr(b, name) for b in blocks], dim=int(name == "curve")) for name in names}
+        merged = {
+            name: torch.cat([getattr(b, name) for b in blocks], dim=int(name in ("curve", "curve_error")))
+            for name in names
+        }
         return cls(**{**merged, "curve_samples": blocks[0].curve_samples})
 
     def cpu(self) -> Evidence:

@@ -5,8 +5,8 @@ For weights :math:`w_s = e^{\ell_s}`, s = 1..S, kept per datum and in log space,
 .. math:: \hat p = \frac{1}{S} \sum_s w_s, \qquad
           \widehat{\mathrm{se}}(\log \hat p) = \frac{1}{\hat p} \sqrt{\frac{\sum_s (w_s - \hat p)^2}{S (S - 1)}}
 
-needs only the running maximum, the sums of w and of w^2 and the count. 32 sums over interleaved blocks of draws give
-the jackknife and the curve over S, and the 1,000 largest weights give the Pareto k-hat. All of it merges, so chunks,
+needs only the sums of w and of w^2, as logarithms, and the count. 32 sums over interleaved blocks of draws give the
+jackknife and the curve over S, and the 1,000 largest weights give the Pareto k-hat. All of it merges, so chunks,
 processes and machines give the result of one pass, and memory does not grow with the number of draws.
 """
 
@@ -18,6 +18,7 @@ import dataclasses
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils import LogpxError
@@ -26,15 +27,17 @@ from .pareto import pareto_k, tail_length
 NUM_BLOCKS = 32
 NUM_LARGEST = 1000
 # Log-weights that agree within this many units in the last place are constant: their spread is arithmetic, not chance.
-ROUNDING_UNITS = 64
+ROUNDING_UNITS = 32
+# Beyond this share of the sum in one of 32 blocks, the estimate hangs on a few draws and its bias cannot be estimated.
+LARGEST_SHARE = 0.5
 
 
 @dataclasses.dataclass
 class LogMeanAccumulator:
     r"""The sufficient statistics of a batch of B streams of log-weights.
 
-    Sums are kept in float64 relative to the running maximum. A log-weight of :math:`-\infty` is a weight of zero and
-    counts; NaN and :math:`+\infty` are counted apart and make the estimate of their datum NaN.
+    Sums are kept in float64, as logarithms. A log-weight of :math:`-\infty` is a weight of zero and counts; NaN
+    and :math:`+\infty` are counted apart and make the estimate of their datum NaN.
 
     Arguments:
         batch_size: The number B of data, each with a stream of its own.
@@ -47,12 +50,12 @@ class LogMeanAccumulator:
     """
 
     count: int
-    maximum: Tensor  # (B,) running maximum m of the log-weights
-    minimum: Tensor  # (B,)
-    block_sums: Tensor  # (32, B) sums of exp(l - m) over the draws s with s mod 32 = block
+    maximum: Tensor  # (B,) largest log-weight
+    minimum: Tensor  # (B,) smallest log-weight
+    block_sums: Tensor  # (32, B) log of the sum of w over the draws s with s mod 32 = block
     block_counts: Tensor  # (32,)
-    square_sum: Tensor  # (B,) sum of exp(2 (l - m))
-    log_sum: Tensor  # (B,) sum of l
+    square_sum: Tensor  # (B,) log of the sum of w^2
+    sum_of_logs: Tensor  # (B,) sum of l
     largest: Tensor  # (min(S, 1000), B) largest log-weights
     num_invalid: Tensor  # (B,) number of NaN and +inf
     epsilon: float  # machine epsilon of the log-weights as they came
@@ -65,10 +68,10 @@ class LogMeanAccumulator:
             count=0,
             maximum=zeros - math.inf,
             minimum=zeros + math.inf,
-            block_sums=zeros.repeat(NUM_BLOCKS, 1),
+            block_sums=zeros.repeat(NUM_BLOCKS, 1) - math.inf,
             block_counts=torch.zeros(NUM_BLOCKS, dtype=torch.float64, device=device),
-            square_sum=zeros.clone(),
-            log_sum=zeros.clone(),
+            square_sum=zeros - math.inf,
+            sum_of_logs=zeros.clone(),
             largest=zeros.new_empty(0, batch_size),
             num_invalid=zeros.clone(),
             epsilon=0.0,
@@ -100,17 +103,15 @@ class LogMeanAccumulator:
         if len(self.maximum) != len(other.maximum):
             sizes = f"{len(self.maximum)} and {len(other.maximum)}"
             raise ValueError(f"Accumulators must cover the same data, but cover {sizes}: merge equal blocks of data.")
-        maximum = torch.maximum(self.maximum, other.maximum)
-        a, b = _rescale(self.maximum, maximum), _rescale(other.maximum, maximum)
         largest = torch.cat([self.largest, other.largest])
         return LogMeanAccumulator(
             count=self.count + other.count,
-            maximum=maximum,
+            maximum=torch.maximum(self.maximum, other.maximum),
             minimum=torch.minimum(self.minimum, other.minimum),
-            block_sums=self.block_sums * a + other.block_sums * b,
+            block_sums=torch.logaddexp(self.block_sums, other.block_sums),
             block_counts=self.block_counts + other.block_counts,
-            square_sum=self.square_sum * a**2 + other.square_sum * b**2,
-            log_sum=self.log_sum + other.log_sum,
+            square_sum=torch.logaddexp(self.square_sum, other.square_sum),
+            sum_of_logs=self.sum_of_logs + other.sum_of_logs,
             largest=largest.topk(min(NUM_LARGEST, len(largest)), dim=0).values,
             num_invalid=self.num_invalid + other.num_invalid,
             epsilon=max(self.epsilon, other.epsilon),
@@ -119,13 +120,12 @@ class LogMeanAccumulator:
     def log_mean(self) -> Tensor:
         r"""Returns :math:`\log \hat p = \log \frac{1}{S} \sum_s w_s`, in nats, with shape (B,)."""
         self._require(1)
-        log_mean = self.maximum + self.block_sums.sum(0).log() - math.log(self.count)
-        return self._or_nan(torch.where(self._all_zero, -math.inf, log_mean))
+        return self._or_nan(self._log_sum - math.log(self.count))
 
     def mean_log(self) -> Tensor:
         r"""Returns the mean log-weight :math:`\frac{1}{S} \sum_s \ell_s`, an ELBO, in nats, with shape (B,)."""
         self._require(1)
-        return self._or_nan(self.log_sum / self.count)
+        return self._or_nan(self.sum_of_logs / self.count)
 
     def standard_error(self) -> Tensor:
         r"""Returns the delta-method standard error of :math:`\log \hat p`, in nats, with shape (B,).
@@ -134,7 +134,7 @@ class LogMeanAccumulator:
         """
         self._require(1)
         # se^2 = (S sum w^2 / (sum w)^2 - 1) / (S - 1)
-        ratio = self.square_sum / self.block_sums.sum(0) ** 2
+        ratio = torch.exp(self.square_sum - 2 * self._log_sum)
         variance = (self.count * ratio - 1).clamp(min=0) / max(self.count - 1, 1)
         error = torch.where(self.is_constant, 0.0, variance.sqrt())
         unknown = self._all_zero | torch.full_like(self._all_zero, self.count < 2)
@@ -143,7 +143,7 @@ class LogMeanAccumulator:
     def ess(self) -> Tensor:
         r"""Returns the effective sample size :math:`(\sum w)^2 / \sum w^2`, in samples, with shape (B,)."""
         self._require(1)
-        ess = self.block_sums.sum(0) ** 2 / self.square_sum
+        ess = torch.exp(2 * self._log_sum - self.square_sum)
         return self._or_nan(torch.where(self._all_zero, 0.0, torch.where(self.is_constant, float(self.count), ess)))
 
     def pareto_k(self) -> Tensor:
@@ -165,42 +165,47 @@ class LogMeanAccumulator:
 
         Deleting one of G blocks at a time gives :math:`G \log\hat p - \frac{G - 1}{G} \sum_g \log\hat p_{(-g)}`
         (Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife Variational Inference,
-        Nowozin, 2018, with blocks in place of single draws). NaN where one block holds the whole sum.
+        Nowozin, 2018, with blocks in place of single draws). NaN where one block holds more than half of the sum: the
+        estimate then hangs on a few draws, and nothing is known of its bias.
         """
         used = self.block_counts > 0
         sums, counts = self.block_sums[used], self.block_counts[used].unsqueeze(-1)
         g = len(sums)
-        if g < 2:
-            return torch.full_like(self.maximum, math.nan)
-        rest = (sums.sum(0) - sums).clamp(min=0)
-        log_rest = self.maximum + torch.log(rest / (self.count - counts))
+        share = torch.exp(sums - self._log_sum)
+        # log p-hat without block g: log (sum w - sum_g w) - log (S - S_g)
+        log_rest = self._log_sum + torch.log1p(-share.clamp(max=1)) - torch.log(self.count - counts)
         estimate = g * self.log_mean() - (g - 1) * log_rest.mean(0)
-        return torch.where(torch.isfinite(estimate), estimate, math.nan)
+        return torch.where(share.amax(0) <= LARGEST_SHARE, estimate, math.nan)
 
-    def curve(self) -> tuple[Tensor, Tensor]:
-        r"""Returns the numbers of samples (C,) and, with shape (C, B), the mean estimate at each, in nats.
+    def curve(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Returns the numbers of samples (C,) and, with shape (C, B), the mean estimate at each and its error in nats.
 
-        The estimate at S / g is the average over the g disjoint groups of blocks of draws, for g = 32, 16, ..., 1: by
-        Jensen's inequality it rises with the number of samples, in expectation.
+        The estimate at S / g is the average over the g disjoint groups of blocks of draws, for g = 32, 16, ..., 1, and
+        its Monte Carlo error comes from their spread: by Jensen's inequality the estimate rises with the number of
+        samples, in expectation.
         """
         self._require(1)
-        sizes, means = [], []
-        groups = NUM_BLOCKS
-        while groups >= 1:
-            sums = self.block_sums.unflatten(0, (groups, -1)).sum(1)
-            counts = self.block_counts.unflatten(0, (groups, -1)).sum(1)
-            if (counts > 0).all():
-                log_means = self.maximum + torch.log(sums / counts.unsqueeze(-1))
-                sizes.append(self.count / groups)
-                means.append(log_means.mean(0))
-            groups //= 2
-        return torch.tensor(sizes, dtype=torch.float64), torch.stack(means)
+        sizes, means, errors = [], [], []
+        for g in (32, 16, 8, 4, 2, 1):
+            counts = self.block_counts.unflatten(0, (g, -1)).sum(1)
+            if (counts == 0).any():
+                continue
+            log_means = torch.logsumexp(self.block_sums.unflatten(0, (g, -1)), 1) - torch.log(counts).unsqueeze(-1)
+            sizes.append(self.count / g)
+            means.append(self._or_nan(log_means.mean(0)))
+            errors.append(log_means.std(0) / math.sqrt(g) if g > 1 else self.standard_error())
+        return torch.tensor(sizes, dtype=torch.float64), torch.stack(means), torch.stack(errors)
 
     @property
     def is_constant(self) -> Tensor:
         """Whether all weights of a datum are equal up to rounding, with shape (B,)."""
         scale = self.maximum.abs().clamp(min=1.0)
-        return (self.maximum - self.minimum) <= ROUNDING_UNITS * self.epsilon * scale
+        spread = self.maximum - self.minimum
+        return (spread <= ROUNDING_UNITS * self.epsilon * scale) & (self.count > 1)
+
+    @property
+    def _log_sum(self) -> Tensor:
+        return torch.logsumexp(self.block_sums, 0)
 
     @property
     def _all_zero(self) -> Tensor:
@@ -212,11 +217,13 @@ class LogMeanAccumulator:
         new = LogMeanAccumulator.empty(ell.shape[1], ell.device)
         new.count, new.epsilon = len(ell), torch.finfo(log_w.dtype).eps
         new.maximum, new.minimum = ell.amax(0), ell.amin(0)
-        weights = torch.exp(ell - new.maximum).nan_to_num(0.0)
-        block = torch.arange(self.count, self.count + len(ell), device=ell.device) % NUM_BLOCKS
-        new.block_sums.index_add_(0, block, weights)
-        new.block_counts.index_add_(0, block, torch.ones_like(block, dtype=torch.float64))
-        new.square_sum, new.log_sum = weights.square().sum(0), ell.sum(0)
+        # draw s belongs to block s mod 32: pad with zero weights to whole rounds of 32
+        before = self.count % NUM_BLOCKS
+        after = -(before + len(ell)) % NUM_BLOCKS
+        rounds = F.pad(ell, (0, 0, before, after), value=-math.inf).unflatten(0, (-1, NUM_BLOCKS))
+        counts = F.pad(torch.ones_like(ell[:, :1]), (0, 0, before, after)).unflatten(0, (-1, NUM_BLOCKS))
+        new.block_sums, new.block_counts = torch.logsumexp(rounds, 0), counts.sum((0, 2))
+        new.square_sum, new.sum_of_logs = torch.logsumexp(2 * ell, 0), ell.sum(0)
         new.largest = ell.topk(min(NUM_LARGEST, len(ell)), dim=0).values
         new.num_invalid = invalid.sum(0).double()
         return new
@@ -232,8 +239,3 @@ class LogMeanAccumulator:
     def _require(self, count: int) -> None:
         if self.count < count:
             raise LogpxError(f"An estimate needs at least {count} draw, but got {self.count}: call update first.")
-
-
-def _rescale(old: Tensor, new: Tensor) -> Tensor:
-    """Returns exp(old - new) with 0 where the old sum is empty."""
-    return torch.where(old == -math.inf, 0.0, torch.exp(old - new))

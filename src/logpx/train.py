@@ -303,7 +303,7 @@ def _rehearse(model: nn.Module, settings: Settings, train: Split) -> None:
     WeightAverage(model, settings.train.ema)
     with evaluating(as_model(model)), keyed_rng(settings.seed, "rehearsal"):
         batch = train.batch(torch.arange(min(len(train), settings.train.batch_size)))
-        _Objective(model, settings.objective)(batch, settings.objective.beta)
+        _mean_bound(_Objective(model, settings.objective), batch, settings.objective.beta)
 
 
 def _check_data(data: DataSet, settings: Settings) -> None:

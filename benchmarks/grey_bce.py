@@ -13,11 +13,11 @@ PUBLISHED = [127.3, 115.8, 112.2, 109.6, 108.5, 107.7, 107.1, 106.7, 106.0, 105.
 
 def main(paths: list[str]) -> None:
     losses = [-Run.open(path).metrics()["valid"] for path in paths]
-    print("epoch  published  " + "  ".join(paths) + "  largest difference (nats per image)")
+    print("nats per image\nepoch  published  " + "  ".join(f"{path:>11}" for path in paths) + "  mean - published")
     for epoch, published in enumerate(PUBLISHED):
         row = [loss[epoch] for loss in losses]
-        difference = max((value - published for value in row), key=abs)
-        print(f"{epoch + 1:5d}  {published:9.1f}  " + "  ".join(f"{v:11.2f}" for v in row) + f"  {difference:+.2f}")
+        columns = "  ".join(f"{value:11.2f}" for value in row)
+        print(f"{epoch + 1:5d}  {published:9.1f}  {columns}  {sum(row) / len(row) - published:+16.2f}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,18 @@ FACADE = {"__init__", "__main__"}
 LEAVES = {"progress", "files", "wording"}
 ROOMS = [
     *("utils", "version", "data", "distributions", "montecarlo", "model", "nn", "conditional", "vae", "exact"),
-    *("objectives", "evidence", *sorted(LEAVES), "evaluation", "settings", "run", "interrupt", "checkpoint", "train"),
+    *(
+        "objectives",
+        "evidence",
+        *sorted(LEAVES),
+        "evaluation",
+        "settings",
+        "weights",
+        "run",
+        "interrupt",
+        "checkpoint",
+        "train",
+    ),
     *("generate", "plots", "page", "cli"),
 ]
 # Rooms that may import less than all above them.

@@ -19,8 +19,9 @@ from helpers import TINY, Toy, contents, data_set, metrics, normal, same, toy_da
 
 import logpx
 from logpx.files import write_arrays, write_atomically, write_text
-from logpx.run import Run, save_weights
+from logpx.run import Run
 from logpx.settings import Settings
+from logpx.weights import save_weights
 
 
 class Malice:

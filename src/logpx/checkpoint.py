@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .files import first_line, write_atomically
-from .run import Run, save_weights
+from .run import Run
 from .utils import LogpxError
+from .weights import save_weights
 
 
 @dataclasses.dataclass

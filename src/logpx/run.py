@@ -17,10 +17,7 @@ from __future__ import annotations
 __all__ = [
     "SCHEMA",
     "Run",
-    "build_model",
     "load",
-    "load_weights",
-    "save_weights",
 ]
 
 import csv
@@ -33,20 +30,18 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from .conditional import DECODERS, choose_likelihood
 from .data import DataSet, Split, load_data
 from .evaluation import Evaluation, evaluate
-from .files import first_line, read_json, write_arrays, write_atomically, write_json, write_text
+from .files import first_line, read_json, write_arrays, write_json, write_text
 from .model import LatentVariableModel, as_model
 from .settings import Settings
-from .utils import LogpxError, keyed_rng
-from .vae import mlp_vae
+from .utils import LogpxError
 from .version import __version__
+from .weights import build_model, load_weights
 
 SCHEMA = 1
 FILES = (
@@ -331,58 +326,6 @@ def load(path: str | Path, model: LatentVariableModel | None = None, weights: We
         LogpxError: If the folder holds no run, or its weights do not fit.
     """
     return Run.open(path, model).load_model(weights)
-
-
-def build_model(
-    settings: Settings,
-    event_shape: list[int] | tuple[int, ...],
-    kind: str,
-    data_mean: torch.Tensor | None = None,
-) -> LatentVariableModel:
-    """Builds the model that the settings describe, its initial weights a function of the seed."""
-    model = settings.model
-    with keyed_rng(settings.seed, "weights"):
-        vae = mlp_vae(
-            event_shape,
-            likelihood=choose_likelihood(model.likelihood, kind),
-            latent_dim=model.latent_dim,
-            network=model.network,
-            hidden=model.hidden,
-            activation=model.activation,
-            encoder_dropout=model.encoder_dropout,
-            decoder_dropout=model.decoder_dropout,
-            prior=model.prior,
-            data_mean=data_mean if model.center else None,
-        )
-    return as_model(vae)
-
-
-def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes weights to a safetensors file."""
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    write_atomically(path, lambda tmp: tmp.write_bytes(safetensors.torch.save(tensors)))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Reads weights from a safetensors file into a model.
-
-    Raises:
-        LogpxError: If the file is missing, damaged, or holds the weights of another architecture.
-    """
-    if not path.exists():
-        raise LogpxError(
-            f"{path} is not there: the fit has not come so far; try the last weights, or continue the fit."
-        )
-    try:
-        state = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise LogpxError(f"{path} cannot be read as weights ({first_line(error)}): restore it or fit again.") from error
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise LogpxError(
-            f"{path} holds weights of another architecture: {first_line(error, 1)}; use the model of the run."
-        ) from error
 
 
 def _clear(path: Path, overwrite: bool) -> None:

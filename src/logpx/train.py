@@ -29,9 +29,10 @@ from .data.catalogue import CATALOGUE
 from .interrupt import interruptible
 from .model import as_model, evaluating
 from .progress import track
-from .run import Run, build_model
+from .run import Run
 from .settings import ObjectiveSettings, Settings, TrainSettings
 from .utils import LogpxError, choose_device, generator, keyed_rng
+from .weights import build_model
 
 VALIDATION_BATCH = 500
 

@@ -80,7 +80,7 @@ class RelaxedBernoulli(IndependentBernoulli):
     is never turned into bits. (torch's `RelaxedBernoulli`, the concrete distribution, is another thing.)
     """
 
-    relaxed = "binary cross-entropy on greys is a relaxed likelihood, not a log-probability of the data"
+    relaxed = "binary cross-entropy on greys is a relaxed likelihood"
 
     def check(self, x: Tensor) -> None:
         """Refuses values outside the support.
@@ -105,11 +105,11 @@ def relaxation(decoder: Distribution, kind: str, x: Tensor | None = None) -> str
     """
     relaxed: str | None = getattr(decoder, "relaxed", None)
     if relaxed is None and kind != "real" and not _is_discrete(decoder):
-        return f"a density on {kind} data is a relaxed likelihood, not a log-probability of the data"
+        return f"a density on {kind} data is a relaxed likelihood"
     if relaxed is None and kind == "real" and _is_discrete(decoder):
-        return "a mass function on real data is a relaxed likelihood, not a log-probability of the data"
+        return "a mass function on real data is a relaxed likelihood"
     if relaxed is None and kind != "real" and x is not None and not _supports(decoder, x):
-        return f"{kind} data outside the decoder's support make a relaxed likelihood, not a log-probability of the data"
+        return f"{kind} data outside the decoder's support make a relaxed likelihood"
     return relaxed
 
 

@@ -79,9 +79,9 @@ def tail_sentence(above_05: float, above_07: float, constant: bool) -> str:
         )
     if above_07 > 0:
         return (
-            f"{above_07:.1%} of the data have k-hat of 0.7 or more: their weights are so heavy-tailed that their log "
-            "p(x) is probably understated, by more than the Monte Carlo error says; more samples help little, a better "
-            "proposal does."
+            f"{above_07:.1%} of the data have k-hat of 0.7 or more: their weights are so heavy-tailed that their "
+            "estimates are probably too low, by more than the Monte Carlo error says; more samples help little, a "
+            "better proposal does."
         )
     if above_05 > 0:
         return (

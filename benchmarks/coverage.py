@@ -30,10 +30,10 @@ def row(scale: float) -> str:
         torch.cat([getattr(b, n) for b in blocks]) for n in ("log_evidence", "standard_error", "pareto_k")
     )
     miss = (estimate - model.log_evidence(x)).abs()
-    covered = (miss <= 1.96 * error).double().mean()
+    covered = "exact" if error.max() == 0 else f"{(miss <= 1.96 * error).double().mean():.1%}"
     alarm, seconds = (k >= 0.7).double().mean(), time.perf_counter() - started
     return (
-        f"{scale:5.1f}  {covered:7.1%}  {miss.max():9.2e} nats  {error.max():18.2e} nats  {k.median():12.2f}  "
+        f"{scale:5.1f}  {covered:>7}  {miss.max():9.2e} nats  {error.max():18.2e} nats  {k.median():12.2f}  "
         f"{alarm:12.1%}  {seconds:7.1f}"
     )
 

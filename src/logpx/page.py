@@ -49,7 +49,8 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
     record, scores = run.evaluation() or {}, run.scores() or {}
     model = run.load_model() if model is None else model
     split = run.load_split(record.get("data", {}).get("split", "test")) if split is None else split
-    figures = _training(run.metrics()) | _pictures(model, split, seed) | _evidence(record, scores, split)
+    held_out = "test" if run.config.get("train", {}).get("validate_on") == "test" else "validation"
+    figures = _training(run.metrics(), held_out) | _pictures(model, split, seed) | _evidence(record, scores, split)
     images = {name: _png(figure) for name, figure in figures.items()}
     for name, image in images.items():
         _write(run.path / "figures" / f"{name}.png", image)
@@ -58,8 +59,10 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
     return run.path / "report.html"
 
 
-def _training(metrics: Mapping[str, np.ndarray]) -> dict[str, Figure]:
-    return {"training_curves": plots.training_curves(metrics)} if len(metrics.get("epoch", ())) else {}
+def _training(metrics: Mapping[str, np.ndarray], held_out: str) -> dict[str, Figure]:
+    if not len(metrics.get("epoch", ())):
+        return {}
+    return {"training_curves": plots.training_curves(metrics, held_out=held_out)}
 
 
 def _pictures(model: LatentVariableModel, split: Split, seed: int) -> dict[str, Figure]:

@@ -19,11 +19,12 @@ from ._style import BLUE, CHART_DPI, GREY, ORANGE, RED, TITLE_CHARACTERS, WIDTH,
 
 
 @styled
-def training_curves(metrics: Mapping[str, np.ndarray]) -> Figure:
-    """Draws the training and validation bounds against the epoch, and marks the best validation.
+def training_curves(metrics: Mapping[str, np.ndarray], *, held_out: str = "validation") -> Figure:
+    """Draws the bounds of training and held-out data against the epoch, and marks the best of the latter.
 
     Arguments:
         metrics: "epoch", "train" and "valid", each with shape (E,); bounds in nats, NaN where there is none.
+        held_out: What the data of "valid" are called.
 
     Raises:
         ValueError: If a column is missing or their lengths differ.
@@ -34,13 +35,13 @@ def training_curves(metrics: Mapping[str, np.ndarray]) -> Figure:
     title = "The training bound, epoch by epoch."
     if np.isfinite(valid).any():
         best = int(np.argmax(np.where(np.isfinite(valid), valid, -np.inf)))
-        title = f"The validation bound is best after epoch {epoch[best]:.0f}: {nats(valid[best])} nats."
+        title = f"The {held_out} bound is best after epoch {epoch[best]:.0f}: {nats(valid[best])} nats."
     figure, ax = _chart(title, "training time (epochs)", "bound (nats per datum)")
     marker = "o" if len(epoch) <= 20 else ""
     ax.plot(epoch, train, color=GREY, marker=marker, label="training data")
     if np.isfinite(valid).any():
-        ax.plot(epoch, valid, color=BLUE, marker=marker, label="validation data")
-        ax.plot(epoch[best], valid[best], "D", color=RED, markersize=7, linestyle="none", label="best validation")
+        ax.plot(epoch, valid, color=BLUE, marker=marker, label=f"{held_out} data")
+        ax.plot(epoch[best], valid[best], "D", color=RED, markersize=7, linestyle="none", label=f"best {held_out}")
     if low is not None:
         ax.set_ylim(low, 1.05 * bounds[np.isfinite(bounds)].max() - 0.05 * low)
         below = np.isfinite(bounds) & (bounds < low)

@@ -112,7 +112,15 @@ class WeightAverage:
 
 
 def save(run: Run, state: State, model: nn.Module, optimizer: Optimizer, average: WeightAverage) -> None:
-    """Writes training.pt, from which :func:`restore` goes on, and last.safetensors."""
+    """Writes last.safetensors, and training.pt from which :func:`restore` goes on.
+
+    Arguments:
+        run: The run.
+        state: Where the fit stands.
+        model: The model.
+        optimizer: The optimizer.
+        average: The weights that are kept.
+    """
     content = {
         "state": dataclasses.asdict(state),
         "model": model.state_dict(),
@@ -126,7 +134,14 @@ def save(run: Run, state: State, model: nn.Module, optimizer: Optimizer, average
 
 
 def save_epoch(run: Run, state: State, average: WeightAverage, chooses: bool) -> None:
-    """Writes metrics.csv, and best.safetensors when the epoch is the best so far or there is nothing to choose by."""
+    """Writes metrics.csv, and best.safetensors when the epoch is the best so far or there is nothing to choose by.
+
+    Arguments:
+        run: The run.
+        state: Where the fit stands, the epoch's row booked.
+        average: The weights that are kept.
+        chooses: Whether the validation bound chooses the best weights.
+    """
     valid = state.rows[-1]["valid"]
     if not chooses or valid > state.best or state.best_epoch == 0:
         state.best = valid if chooses and valid > state.best else state.best
@@ -137,6 +152,12 @@ def save_epoch(run: Run, state: State, average: WeightAverage, chooses: bool) ->
 
 def restore(run: Run, model: nn.Module, optimizer: Optimizer, average: WeightAverage) -> State:
     """Loads the state that :func:`save` wrote into model, optimizer and average; a fresh one where there is none.
+
+    Arguments:
+        run: The run.
+        model: The model.
+        optimizer: The optimizer.
+        average: The weights that are kept.
 
     Raises:
         LogpxError: If the file is damaged or belongs to another model.

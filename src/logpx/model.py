@@ -57,6 +57,9 @@ class LatentVariableModel(Protocol):
 def as_model(candidate: object) -> LatentVariableModel:
     """Returns the object as a model, after checking that it has the three methods.
 
+    Arguments:
+        candidate: Anything.
+
     Raises:
         TypeError: If one of prior, encoder and decoder is missing.
     """
@@ -146,6 +149,17 @@ def log_weight_terms(
     """Draws z from a proposal and returns it with the terms of its log-weights; see :func:`log_weights`.
 
     Where the proposal has `rsample`, gradients flow through the draws.
+
+    Arguments:
+        model: The model.
+        x: The data, with shape (B,) + the event shape.
+        num_samples: The number S of draws per datum.
+        proposal: A callable x -> q with batch shape (B,); by default the encoder.
+        context: Labels or covariates, with shape (B, *).
+        mask: True where x is observed, with the shape of x.
+
+    Raises:
+        ValueError: If a term does not have shape (S, B).
     """
     q = propose(model, x, proposal, context)
     z = q.rsample((num_samples,)) if q.has_rsample else q.sample((num_samples,))
@@ -155,7 +169,13 @@ def log_weight_terms(
 def propose(
     model: LatentVariableModel, x: Tensor, proposal: Proposal | None = None, context: Tensor | None = None
 ) -> Distribution:
-    """Returns q, by default the encoder's, with batch shape (B,); see :func:`log_weights`.
+    """Returns q, by default the encoder's, with batch shape (B,).
+
+    Arguments:
+        model: The model.
+        x: The data, with shape (B,) + the event shape.
+        proposal: A callable x -> q; by default the encoder.
+        context: Labels or covariates, with shape (B, *).
 
     Raises:
         ValueError: If the batch shape is not (B,).
@@ -177,7 +197,15 @@ def weigh(
     context: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Terms:
-    """Returns the terms of the log-weights of draws z, of shape (S, B) + their event shape, from q.
+    """Returns the terms of the log-weights of draws from q.
+
+    Arguments:
+        model: The model.
+        x: The data, with shape (B,) + the event shape.
+        z: The draws, with shape (S, B) + their event shape.
+        q: The distribution that they were drawn from, with batch shape (B,).
+        context: Labels or covariates, with shape (B, *).
+        mask: True where x is observed, with the shape of x.
 
     Raises:
         ValueError: If a term does not have shape (S, B).
@@ -221,7 +249,14 @@ def log_likelihood(
     context: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Returns :math:`\log p(x | z)` of the observed dimensions, in nats, with shape (S, B); see :func:`log_joint`.
+    r"""Returns :math:`\log p(x | z)` of the observed dimensions, in nats, with shape (S, B).
+
+    Arguments:
+        model: The model.
+        x: The data, with shape (B,) + the event shape.
+        z: The latents, with shape (S, B) + their event shape.
+        context: Labels or covariates, with shape (B, *).
+        mask: True where x is observed, with the shape of x.
 
     Raises:
         ValueError: If the shape is another, or values are missing and the decoder's dimensions are not independent.
@@ -232,7 +267,13 @@ def log_likelihood(
 
 
 def call(method: Callable[..., Any], *args: Any, context: Tensor | None = None) -> Any:
-    """Calls a model's method, with the context behind its arguments when there is one and the method takes it."""
+    """Calls a model's method, with the context when there is one and the method takes it.
+
+    Arguments:
+        method: The method, or a module in its place.
+        args: Its arguments.
+        context: Labels or covariates, with shape (B, *).
+    """
     if context is None:
         return method(*args)
     target = method.forward if isinstance(method, nn.Module) else method

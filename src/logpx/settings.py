@@ -140,6 +140,9 @@ class Settings:
     def from_dict(cls, nested: Mapping[str, Any]) -> Settings:
         """Builds settings from nested mappings, as a YAML file gives them; what is absent has its default.
 
+        Arguments:
+            nested: The sections data, model, objective and train, and seed and device.
+
         Raises:
             ValueError: If a key is unknown or a value has another type or range.
         """
@@ -154,6 +157,10 @@ class Settings:
     def from_recipe(cls, data: str = "digits", recipe: str | None = None) -> Settings:
         """Returns the settings of a recipe, by default that of a named data set.
 
+        Arguments:
+            data: The name or path of the data.
+            recipe: The name of a recipe.
+
         Raises:
             ValueError: If there is no such recipe.
         """
@@ -163,6 +170,9 @@ class Settings:
     @classmethod
     def from_file(cls, path: str | Path | None) -> Settings:
         """Reads settings from a YAML file, as `logpx fit --print-config` writes it; None gives the defaults.
+
+        Arguments:
+            path: The file.
 
         Raises:
             ValueError: If the file is no YAML mapping, or as for :meth:`from_dict`.
@@ -181,6 +191,9 @@ class Settings:
 
     def override(self, **values: Any) -> Settings:
         """Returns the settings with some values replaced, each by its own name, such as `epochs=3`.
+
+        Arguments:
+            values: The values by the names of their settings.
 
         Raises:
             ValueError: If a name is unknown.

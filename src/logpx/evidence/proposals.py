@@ -13,12 +13,22 @@ from ..model import LatentVariableModel, Proposal, call
 
 
 def encoder_proposal(model: LatentVariableModel, context: Tensor | None = None) -> Proposal:
-    """Returns the model's encoder as importance distribution, z ~ q(z | x)."""
+    """Returns the model's encoder as importance distribution, z ~ q(z | x).
+
+    Arguments:
+        model: The model.
+        context: Labels or covariates, with shape (B, *).
+    """
     return lambda x: call(model.encoder, x, context=context)
 
 
 def prior_proposal(model: LatentVariableModel, context: Tensor | None = None) -> Proposal:
-    """Returns the model's prior as importance distribution, z ~ p(z): plain Monte Carlo, for comparison."""
+    """Returns the model's prior as importance distribution, z ~ p(z): plain Monte Carlo, for comparison.
+
+    Arguments:
+        model: The model.
+        context: Labels or covariates, with shape (B, *).
+    """
 
     def propose(x: Tensor) -> Distribution:
         p: Distribution = call(model.prior, context=context)

@@ -34,6 +34,7 @@ class MLP(nn.Sequential):
         ValueError: If the activation is unknown or the dropout outside [0, 1).
 
     Example:
+        >>> import torch
         >>> MLP((1, 28, 28), 10, hidden=(64,))(torch.zeros(5, 3, 1, 28, 28)).shape
         torch.Size([5, 3, 10])
     """

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, TINY_WORDS, contents, normal, run_command
+from helpers import TINY, TINY_WORDS, command, contents, normal, run_command
 from PIL import Image
 
 import logpx
@@ -175,8 +177,10 @@ def test_reconstructions_stand_beside_their_originals(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called(capsys, "reconstruct", run_copy, "-n", "5", "-o", tmp_path / "x.npz")
-    x = Run.open(run_copy).load_split("test").batch(torch.arange(5)).x
+    # five of 300, spread evenly because data are often sorted by class
+    x = Run.open(run_copy).load_split("test").batch(torch.tensor([0, 75, 150, 224, 299])).x
     with np.load(tmp_path / "x.npz") as content:
+        assert content["index"].tolist() == [0, 75, 150, 224, 299]
         assert np.array_equal(content["originals"], x.numpy())
         assert content["x"] == pytest.approx(logpx.reconstruct(logpx.load(run_copy), x).numpy(), abs=1e-6)
 
@@ -423,3 +427,11 @@ def test_the_bound_that_is_printed_is_that_of_the_last_epoch(
     assert f"{metrics['train'][-1]:.2f} nats on train, {metrics['valid'][-1]:.2f} nats on valid" in text
     assert f"{TINY['epochs']} epochs" in text
     assert not math.isnan(metrics["valid"][-1])
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command("data"), stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -6,6 +6,7 @@ __all__ = ["main"]
 
 import dataclasses
 import math
+import os
 import shutil
 import sys
 from argparse import SUPPRESS, RawDescriptionHelpFormatter
@@ -49,6 +50,7 @@ def _run(function: Callable[[Namespace], None], options: Namespace) -> int:
     debug = options.pop("debug")
     try:
         function(options)
+        sys.stdout.flush()
         return 0
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "Interrupted.", file=sys.stderr)
@@ -56,6 +58,10 @@ def _run(function: Callable[[Namespace], None], options: Namespace) -> int:
     except _UsageError as error:
         print(f"logpx: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # the reader of our output, `head` say, has enough; nothing more may be flushed to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         if debug:
             raise
@@ -151,13 +157,13 @@ def _sample(options: Namespace) -> None:
 
 
 def _reconstruct(options: Namespace) -> None:
-    import torch
-
     from . import generate, plots
+    from .utils import spread
 
     run = _open(options)
-    split = run.load_split(options.split).take(options.num)
-    x = split.batch(torch.arange(len(split))).x
+    split = run.load_split(options.split)
+    index = spread(len(split), options.num)
+    x = split.batch(index).x
     y = generate.reconstruct(run.load_model(), x, seed=options.seed)
     _write_pictures(
         options,
@@ -166,6 +172,7 @@ def _reconstruct(options: Namespace) -> None:
         y.numpy(),
         lambda: plots.paired_grid(x.numpy(), y.numpy()),
         originals=x.numpy(),
+        index=index.numpy(),
     )
 
 
@@ -288,7 +295,7 @@ def _add_sample(parser: ArgumentParser) -> None:
 
 def _add_reconstruct(parser: ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("-n", "--num", type=int, default=48, help="number of data")
+    parser.add_argument("-n", "--num", type=int, default=48, help="number of data, spread evenly over the split")
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
     _add_output(parser, "reconstructions.png")
 

@@ -28,6 +28,7 @@ from .data import Split
 from .files import write_atomically
 from .model import LatentVariableModel
 from .run import Run
+from .utils import spread
 
 NUM_ENCODED = 500  # data that say which latents are active
 NUM_PAIRS, NUM_SAMPLES, NUM_EXTREMES = 36, 60, 10
@@ -69,11 +70,12 @@ def _pictures(model: LatentVariableModel, split: Split, seed: int) -> dict[str, 
     """Draws what the model makes of data, and what it makes by itself."""
     device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else "cpu"
     samples = generate.sample(model, NUM_SAMPLES, seed=seed, device=device)
-    x = split.epoch(0).batch(torch.arange(min(len(split), NUM_ENCODED)), device=device).x
+    x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
     limits = _limits(split.kind, x if len(x) else samples)
     figures = {}
     if len(x):
-        pairs = _array(x[:NUM_PAIRS]), _array(generate.reconstruct(model, x[:NUM_PAIRS], seed=seed))
+        shown = x[spread(len(x), NUM_PAIRS).to(x.device)]
+        pairs = _array(shown), _array(generate.reconstruct(model, shown, seed=seed))
         title = f"Data ({split.name}), and below them their reconstructions."
         figures["reconstructions"] = plots.paired_grid(*pairs, NUM_COLUMNS, title=title, limits=limits)
     title = "What the model generates from draws of its prior."

@@ -11,6 +11,7 @@ __all__ = [
     "keyed_rng",
     "log_mean_exp",
     "soft_bound",
+    "spread",
 ]
 
 import contextlib
@@ -75,6 +76,16 @@ def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
     """
     for start in range(0, total, size):
         yield start, min(start + size, total)
+
+
+def spread(total: int, num: int) -> Tensor:
+    """Returns at most `num` positions spread evenly over `range(total)`, because data are often sorted by class.
+
+    Example:
+        >>> spread(10, 4).tolist()
+        [0, 3, 6, 9]
+    """
+    return torch.linspace(0, total - 1, min(num, total), dtype=torch.float64).round().long()
 
 
 def choose_device(name: str) -> torch.device:

@@ -156,7 +156,7 @@ def test_pictures_go_to_the_run_or_to_a_file_of_ones_choice(
     with np.load(arrays) as content:
         assert content["x"].shape == (7, 1, 8, 8)
         assert ((content["x"] >= 0) & (content["x"] <= 1)).all()
-        assert set(content) == ({"x", "originals"} if name == "reconstruct" else {"x"})
+        assert set(content) == ({"x", "originals", "index"} if name == "reconstruct" else {"x"})
 
 
 def test_samples_follow_the_seed_and_may_be_draws(

@@ -1,7 +1,6 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# a cold start compiles thousands of files: bytecode is kept in the venv as usual
 
 .PHONY: demo test check suite format clean
 

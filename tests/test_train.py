@@ -612,3 +612,20 @@ def test_replacing_a_run_leaves_nothing_of_it(tmp_path: Path) -> None:
     gone = before - set(contents(run.path))
     assert ".training.1.tmp.pt" in gone and any(name.startswith("figures") for name in gone)
     assert "notes.txt" not in gone
+
+
+def test_a_validation_datum_that_is_refused_makes_the_validation_bound_nan(tmp_path: Path) -> None:
+    valid = normal(8, 3)
+    valid[2] = POISON
+    run = logpx.fit(data_set(normal(40, 3), valid, valid), model=Validating(), out=tmp_path / "run", epochs=2)
+    assert np.isnan(run.metrics()["valid"]).all() and np.isfinite(run.metrics()["train"]).all()
+
+
+def test_a_path_is_a_path_also_where_a_data_set_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits").mkdir()
+    np.save(tmp_path / "digits" / "x.npy", normal(40, 3).numpy())
+    monkeypatch.chdir(tmp_path)
+    run = logpx.fit(Path("digits/x.npy"), out="run", epochs=1, hidden=(4,), latent_dim=2)
+    assert run.settings.data.name == str(tmp_path / "digits" / "x.npy")
+    with pytest.raises(logpx.LogpxError):  # the folder holds no images; the set of the same name is not meant
+        logpx.fit(Path("digits"), out="other")

@@ -68,10 +68,10 @@ def fit(
         ValueError: If a setting is unknown, or does not go with the data.
         LogpxError: If the data cannot be had, the folder holds something already, or the loss is not finite.
     """
-    name = data.name if isinstance(data, DataSet) else str(data)
+    name = _stored_name(data)
     if settings is not None and recipe is not None:
         raise ValueError("Give settings or a recipe, not both: settings are complete in themselves.")
-    settings = (settings or Settings.from_recipe(name, recipe)).override(**{"name": _stored_name(data), **overrides})
+    settings = (settings or Settings.from_recipe(name, recipe)).override(**{"name": name, **overrides})
     data_set = data if isinstance(data, DataSet) else _load(settings)
     train = data_set.split("train", settings.data.binarization, settings.data.data_seed)
     built = _checked_model(model) if model is not None else _build(settings, data_set, train)
@@ -145,7 +145,7 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
                 _set_learning_rate(optimizer, learning_rate)
 
                 with keyed_rng(settings.seed, "train", state.step, device=fabric.device):
-                    bound = _mean_bound(step_module, batch, beta)
+                    bound = _bound(step_module, batch, beta).mean()
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(-bound)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm or math.inf)
@@ -198,15 +198,15 @@ class _Objective(nn.Module):
         return value
 
 
-def _mean_bound(objective: nn.Module, batch: Batch, beta: float) -> Tensor:
-    """Returns the mean bound, in nats; NaN where a model's own distributions refuse their parameters as invalid."""
+def _bound(objective: nn.Module, batch: Batch, beta: float) -> Tensor:
+    """Returns the bound per datum, in nats; NaN where a model's distributions refuse their parameters as invalid."""
     try:
-        mean: Tensor = objective(batch, beta).mean()
+        bound: Tensor = objective(batch, beta)
     except ValueError as error:
         if "invalid values" not in str(error):
             raise
-        return batch.x.new_tensor(math.nan).requires_grad_()
-    return mean
+        return batch.x.new_full((len(batch.x),), math.nan).requires_grad_()
+    return bound
 
 
 @torch.no_grad()
@@ -218,7 +218,7 @@ def _validate(objective: _Objective, split: Split | None, seed: int, device: tor
     total = 0.0
     for block, batch in enumerate(split.batches(VALIDATION_BATCH, device=device)):
         with keyed_rng(seed, "validate", block, device=device):
-            total += objective(batch, 1.0).double().sum().item()
+            total += _bound(objective, batch, 1.0).double().sum().item()
     return total / len(split)
 
 
@@ -273,7 +273,8 @@ def _stored_name(data: str | Path | DataSet) -> str:
     """Returns the name of the data for the settings: a path in full, so that it is found from another folder."""
     if isinstance(data, DataSet):
         return data.name
-    return str(data) if str(data) in CATALOGUE or not Path(data).exists() else str(Path(data).resolve())
+    is_path = isinstance(data, Path) or (data not in CATALOGUE and Path(data).exists())
+    return str(Path(data).resolve()) if is_path else str(data)
 
 
 def _load(settings: Settings) -> DataSet:
@@ -304,7 +305,7 @@ def _rehearse(model: nn.Module, settings: Settings, train: Split) -> None:
     WeightAverage(model, settings.train.ema)
     with evaluating(as_model(model)), keyed_rng(settings.seed, "rehearsal"):
         batch = train.batch(torch.arange(min(len(train), settings.train.batch_size)))
-        _mean_bound(_Objective(model, settings.objective), batch, settings.objective.beta)
+        _bound(_Objective(model, settings.objective), batch, settings.objective.beta)
 
 
 def _check_data(data: DataSet, settings: Settings) -> None:

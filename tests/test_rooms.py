@@ -15,11 +15,11 @@ ROOT = Path(logpx.__file__).parent
 FACADE = {"__init__", "__main__"}
 LEAVES = {"progress", "files", "wording"}
 ROOMS = [
-    *("utils", "version", "data", "distributions", "montecarlo", "model", "nn", "conditional", "vae", "exact"),
+    *("utils", "version", *sorted(LEAVES), "data", "distributions", "montecarlo", "project"),
+    *("model", "nn", "conditional", "vae", "exact"),
     *(
         "objectives",
         "evidence",
-        *sorted(LEAVES),
         "evaluation",
         "settings",
         "weights",
@@ -33,7 +33,8 @@ ROOMS = [
 # Rooms that may import less than all above them.
 ONLY: dict[str, set[str]] = {
     **{leaf: {"utils", "version"} for leaf in LEAVES},
-    "montecarlo": {"utils"},
+    "montecarlo": {"utils", "progress"},
+    "project": {"utils", "files", "montecarlo"},
     "objectives": {"utils", "model"},
     "evidence": {"utils", "model", "montecarlo"},
     "settings": {"data.catalogue"},

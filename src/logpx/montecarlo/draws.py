@@ -1,0 +1,113 @@
+"""Random draws that are a function of (seed, purpose, block) alone, made on all cores at once.
+
+torch's distributions draw from the global generator, which threads would share. Inside `keyed_draws` every random
+operation of this thread is handed a generator of its own instead; other threads and the global generator see nothing.
+"""
+
+from __future__ import annotations
+
+__all__ = ["block_ends", "keyed_draws", "largest_block", "map_blocks"]
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..utils import generator
+
+FIRST_BLOCK = 1024
+LARGEST_BLOCK = 2**15
+# Numbers in one block of draws, at most: 16 MiB in float32.
+BLOCK_NUMBERS = 2**22
+_FUNCTIONS = {
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "normal",
+    "bernoulli",
+    "poisson",
+    "binomial",
+    "multinomial",
+    "_standard_gamma",
+    "_sample_dirichlet",
+}
+_METHODS = {"normal_", "uniform_", "exponential_", "cauchy_", "geometric_", "log_normal_", "bernoulli_", "random_"}
+_RANDOM = _FUNCTIONS | _METHODS
+_Block = TypeVar("_Block")
+_Result = TypeVar("_Result")
+
+
+def largest_block(event_size: int) -> int:
+    """Returns the number of draws of a full block, by the numbers in one draw alone, so that results do not vary."""
+    return max(1, min(LARGEST_BLOCK, BLOCK_NUMBERS // max(event_size, 1)))
+
+
+def block_ends(largest: int) -> Iterator[int]:
+    """Yields where the blocks of draws end: at first they double, so that few draws waste little, then they are equal.
+
+    Example:
+        >>> from itertools import islice
+        >>> list(islice(block_ends(4096), 6))
+        [1024, 2048, 4096, 8192, 12288, 16384]
+    """
+    end = min(FIRST_BLOCK, largest)
+    while True:
+        yield end
+        end += min(end, largest)
+
+
+@contextmanager
+def keyed_draws(seed: int, *key: int | str) -> Iterator[None]:
+    """Within the block, what this thread draws on the CPU is a function of (seed, key) alone.
+
+    Code that draws by other means than torch's functions (C++ extensions, numpy's global state) is not covered.
+    """
+    with _Keyed(generator(seed, *key)):
+        yield
+
+
+class _Keyed(TorchFunctionMode):
+    """Hands its generator to every random function of torch that is called without one."""
+
+    def __init__(self, rng: torch.Generator) -> None:
+        super().__init__()
+        self.rng = rng
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") not in _RANDOM:
+            return func(*args, **(kwargs or {}))
+        return func(*args, **{"generator": self.rng, **(kwargs or {})})
+
+
+def map_blocks(
+    work: Callable[[_Block], _Result], blocks: Iterable[_Block], num_workers: int | None = None
+) -> Iterator[_Result]:
+    """Yields work(block) in the order of the blocks, computed by several threads.
+
+    Arguments:
+        work: A function that threads may call at the same time.
+        blocks: Its arguments.
+        num_workers: The number of threads; by default as many as torch uses, each with one core.
+    """
+    blocks = list(blocks)
+    threads = torch.get_num_threads()
+    workers = min(threads if num_workers is None else num_workers, len(blocks))
+    if workers <= 1:
+        yield from map(work, blocks)
+        return
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        # twice as many in flight as threads: none waits, and memory does not grow with the number of blocks
+        waiting = [pool.submit(work, block) for block in blocks[: 2 * workers]]
+        for later in [*blocks[2 * workers :], *[None] * len(waiting)]:
+            yield waiting.pop(0).result()
+            if later is not None:
+                waiting.append(pool.submit(work, later))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # set_num_threads speaks for its own thread and for threads to come: for these it is again as before
+        torch.set_num_threads(threads)

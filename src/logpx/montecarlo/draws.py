@@ -22,21 +22,11 @@ FIRST_BLOCK = 1024
 LARGEST_BLOCK = 2**15
 # Numbers in one block of draws, at most: 16 MiB in float32.
 BLOCK_NUMBERS = 2**22
-_FUNCTIONS = {
-    "rand",
-    "randn",
-    "randint",
-    "randperm",
-    "normal",
-    "bernoulli",
-    "poisson",
-    "binomial",
-    "multinomial",
-    "_standard_gamma",
-    "_sample_dirichlet",
+_RANDOM = {
+    *("rand", "randn", "randint", "randperm", "normal", "bernoulli", "poisson", "binomial", "multinomial"),
+    *("_standard_gamma", "_sample_dirichlet", "normal_", "uniform_", "exponential_", "cauchy_", "geometric_"),
+    *("log_normal_", "bernoulli_", "random_"),
 }
-_METHODS = {"normal_", "uniform_", "exponential_", "cauchy_", "geometric_", "log_normal_", "bernoulli_", "random_"}
-_RANDOM = _FUNCTIONS | _METHODS
 _Block = TypeVar("_Block")
 _Result = TypeVar("_Result")
 

@@ -1,85 +1,24 @@
-"""The command line: fit, evaluate, sample, reconstruct, encode, report, data. Torch is imported when a command runs."""
+"""The commands for models: fit, evaluate, sample, reconstruct, encode, report, data."""
 
 from __future__ import annotations
 
-__all__ = ["main"]
+__all__ = ["COMMANDS"]
 
 import dataclasses
 import math
-import os
-import shutil
-import sys
-from argparse import SUPPRESS, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .data.catalogue import CATALOGUE
-from .settings import SECTIONS, Settings, known_recipes
-from .version import __version__
+from ..data.catalogue import CATALOGUE
+from ..settings import SECTIONS, Settings, known_recipes
+from ._command import Command, UsageError, add_seed
 
 if TYPE_CHECKING:
-    from .run import Run
-
-DESCRIPTION = """Train latent-variable models, and say how probable data are under them: log p(x), with an error bar.
-
-  logpx fit digits                 fit a variational autoencoder; the result is in runs/digits
-  logpx evaluate runs/digits       log p(x) of the test data, in nats and bits per dimension
-  logpx report runs/digits         one page of figures and numbers"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for an interrupt.
-
-    Arguments:
-        argv: The words behind `logpx`; by default those of the process.
-    """
-    parser = _parser()
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        options = parser.parse_args(words or ["--help"])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    name = options.pop("subcommand")
-    return _run(COMMANDS[name].function, options[name])
-
-
-def _run(function: Callable[[Namespace], None], options: Namespace) -> int:
-    debug = options.pop("debug")
-    try:
-        function(options)
-        sys.stdout.flush()
-        return 0
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "Interrupted.", file=sys.stderr)
-        return 130
-    except _UsageError as error:
-        print(f"logpx: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # the reader of our output, `head` say, has enough; nothing more may be flushed to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if debug:
-            raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        hint = "" if _is_explained(error) else " (perhaps a defect of logpx: --debug shows where)"
-        print(f"logpx: {text}{hint}", file=sys.stderr)
-        return 1
-
-
-class _UsageError(ValueError):
-    """Words that do not go together."""
-
-
-def _is_explained(error: Exception) -> bool:
-    """Errors of use have a message of ours; anything else may be a defect."""
-    from .utils import LogpxError
-
-    return isinstance(error, LogpxError | ValueError | TypeError | OSError)
+    from ..run import Run
 
 
 def _fit(options: Namespace) -> None:
@@ -88,12 +27,12 @@ def _fit(options: Namespace) -> None:
         _resume(options, given)
         return
     if options.data is None and options.config is None and not options.print_config:
-        raise _UsageError("fit needs data: logpx fit digits, or another name, a .npy or .npz file, or a folder.")
+        raise UsageError("fit needs data: logpx fit digits, or another name, a .npy or .npz file, or a folder.")
     settings = _settings(options, given)
     if options.print_config:
         print(settings.to_yaml(), end="")
         return
-    from .train import fit
+    from ..train import fit
 
     run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite)
     _fitted(run)
@@ -101,7 +40,7 @@ def _fit(options: Namespace) -> None:
 
 def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
     if options.config is not None and options.recipe is not None:
-        raise _UsageError("Give --config or --recipe, not both: a config is complete in itself.")
+        raise UsageError("Give --config or --recipe, not both: a config is complete in itself.")
     if options.config is None:
         settings = Settings.from_recipe(options.data or "digits", options.recipe)
     else:
@@ -112,8 +51,8 @@ def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
 
 def _resume(options: Namespace, given: dict[str, Any]) -> None:
     if options.data is not None or set(given) - {"epochs"}:
-        raise _UsageError("--resume takes no data and no settings but --epochs: the run has its own.")
-    from .train import resume
+        raise UsageError("--resume takes no data and no settings but --epochs: the run has its own.")
+    from ..train import resume
 
     _fitted(resume(options.resume, epochs=given.get("epochs")))
 
@@ -147,7 +86,7 @@ def _evaluate(options: Namespace) -> None:
 
 
 def _sample(options: Namespace) -> None:
-    from . import generate, plots
+    from .. import generate, plots
 
     run = _open(options)
     model = run.load_model()
@@ -157,8 +96,8 @@ def _sample(options: Namespace) -> None:
 
 
 def _reconstruct(options: Namespace) -> None:
-    from . import generate, plots
-    from .utils import spread
+    from .. import generate, plots
+    from ..utils import spread
 
     run = _open(options)
     split = run.load_split(options.split)
@@ -177,9 +116,9 @@ def _reconstruct(options: Namespace) -> None:
 
 
 def _encode(options: Namespace) -> None:
-    from .data import load_data
-    from .files import write_arrays
-    from .generate import encode_all
+    from ..data import load_data
+    from ..files import write_arrays
+    from ..generate import encode_all
 
     run = _open(options)
     data = run.load_data() if options.data is None else load_data(options.data, data_root=options.data_root)
@@ -190,8 +129,8 @@ def _encode(options: Namespace) -> None:
 
 
 def _report(options: Namespace) -> None:
-    from .page import report
-    from .wording import headline
+    from ..page import report
+    from ..wording import headline
 
     run = _open(options)
     page, record = report(run), run.evaluation()
@@ -200,7 +139,7 @@ def _report(options: Namespace) -> None:
 
 
 def _data(options: Namespace) -> None:
-    from .data import known_data
+    from ..data import known_data
 
     for known in known_data(options.data_root):
         shape = "x".join(str(size) for size in known.event_shape)
@@ -211,7 +150,7 @@ def _data(options: Namespace) -> None:
 
 
 def _open(options: Namespace) -> Run:
-    from .run import Run
+    from ..run import Run
 
     run = Run.open(options.run)
     run.data_root = options.data_root
@@ -219,7 +158,7 @@ def _open(options: Namespace) -> Run:
 
 
 def _write_pictures(options: Namespace, run: Run, name: str, data: Any, draw: Callable[[], Any], **more: Any) -> None:
-    from .files import write_arrays, write_atomically
+    from ..files import write_arrays, write_atomically
 
     path = Path(options.output or run.path / name)
     if path.suffix == ".npz":
@@ -283,7 +222,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     parser.add_argument("--scores", help="also write log p(x), error and k-hat of each datum to this CSV file")
-    _add_seed(parser)
+    add_seed(parser)
 
 
 def _add_sample(parser: ArgumentParser) -> None:
@@ -304,7 +243,7 @@ def _add_encode(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("data", nargs="?", help="a data set of the same shape; by default that of the run")
     parser.add_argument("-o", "--output", default="latents.npz", help="the .npz file to write")
-    _add_seed(parser)
+    add_seed(parser)
 
 
 def _add_report(parser: ArgumentParser) -> None:
@@ -326,55 +265,15 @@ def _add_data_root(parser: ArgumentParser) -> None:
 
 def _add_output(parser: ArgumentParser, name: str) -> None:
     parser.add_argument("-o", "--output", help=f".png, .pdf, .svg or .npz; by default {name} in the run folder")
-    _add_seed(parser)
-
-
-def _add_seed(parser: ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Command:
-    function: Callable[[Namespace], None]
-    add_options: Callable[[ArgumentParser], None]
-    help: str
+    add_seed(parser)
 
 
 COMMANDS = {
-    "fit": _Command(_fit, _add_fit, "fit a variational autoencoder to data"),
-    "evaluate": _Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
-    "sample": _Command(_sample, _add_sample, "draw new data from the model"),
-    "reconstruct": _Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),
-    "encode": _Command(_encode, _add_encode, "write the posterior means and scales of data to a file"),
-    "report": _Command(_report, _add_report, "write one page of figures and numbers"),
-    "data": _Command(_data, _add_data, "list the data sets that are known, and where each was found"),
+    "fit": Command(_fit, _add_fit, "fit a variational autoencoder to data", "DATA"),
+    "evaluate": Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
+    "sample": Command(_sample, _add_sample, "draw new data from the model"),
+    "reconstruct": Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),
+    "encode": Command(_encode, _add_encode, "write the posterior means and scales of data to a file", "RUN [DATA]"),
+    "report": Command(_report, _add_report, "write one page of figures and numbers"),
+    "data": Command(_data, _add_data, "list the data sets that are known, and where each was found", ""),
 }
-
-
-def _parser() -> ArgumentParser:
-    parser = _new_parser(None, DESCRIPTION, version=__version__)
-    commands = parser.add_subcommands(metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        operand = {"fit": "DATA", "encode": "RUN [DATA]", "data": ""}.get(name, "RUN")
-        sub = _new_parser(f"logpx {name} {operand} [options]", command.help.capitalize() + ".")
-        command.add_options(sub)
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        commands.add_subcommand(name, sub, help=command.help)
-    return parser
-
-
-def _new_parser(usage: str | None, description: str, **more: Any) -> ArgumentParser:
-    return ArgumentParser(
-        prog="logpx", usage=usage, description=description, formatter_class=_Help, allow_abbrev=False, **more
-    )
-
-
-class _Help(RawDescriptionHelpFormatter):
-    """Plain help, as wide as the terminal up to 100 columns, without types and defaults that the texts say already."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns, 100) - 2)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-r"""Distributions that torch lacks: strict and relaxed Bernoulli vectors with a fused log-probability.
+r"""Strict and relaxed Bernoulli vectors with a fused log-probability.
 
 .. math:: \log p(x) = \sum_d x_d a_d - \log(1 + e^{a_d}), \qquad a = \mathrm{logits},
 
@@ -7,13 +7,15 @@ is the log-probability of binary x, and a mere loss (binary cross-entropy) of gr
 
 from __future__ import annotations
 
-__all__ = ["IndependentBernoulli", "RelaxedBernoulli", "relaxation"]
+__all__ = ["IndependentBernoulli", "RelaxedBernoulli"]
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent
 from torch.types import _size
+
+from .levels import full_precision
 
 
 class IndependentBernoulli(Independent):
@@ -55,9 +57,12 @@ class IndependentBernoulli(Independent):
         """
         self.check(value)
         ndims = self.reinterpreted_batch_ndims
-        a, x = self.logits.flatten(-ndims), value.flatten(-ndims)
-        # log p(x) = x . a - sum_d log(1 + e^{a_d})
-        return torch.einsum("...d,...d->...", a, x) - F.softplus(a).sum(-1)
+        a = full_precision(self.logits).flatten(-ndims)
+        x = value.flatten(-ndims).to(a.dtype)
+        # autocast would round the product to bfloat16, which is more than a nat of an image
+        with torch.autocast(a.device.type, enabled=False):
+            # log p(x) = x . a - sum_d log(1 + e^{a_d})
+            return torch.einsum("...d,...d->...", a, x) - F.softplus(a).sum(-1)
 
     def check(self, x: Tensor) -> None:
         """Refuses values outside the support.
@@ -93,34 +98,3 @@ class RelaxedBernoulli(IndependentBernoulli):
             raise ValueError(
                 f"A relaxed Bernoulli decoder needs greys in [0, 1], but got {odd:.6g}: scale the data to [0, 1]."
             )
-
-
-def relaxation(decoder: Distribution, kind: str, x: Tensor | None = None) -> str | None:
-    """Returns why a decoder's log_prob is not a log-probability of such data, or None where it is.
-
-    Arguments:
-        decoder: A distribution p(x | z) over data.
-        kind: The kind of the data: binary, 8-bit or real.
-        x: Some of the data, to ask whether they are among the values that the distribution knows.
-    """
-    relaxed: str | None = getattr(decoder, "relaxed", None)
-    if relaxed is None and kind != "real" and not _is_discrete(decoder):
-        return f"a density on {kind} data is a relaxed likelihood"
-    if relaxed is None and kind == "real" and _is_discrete(decoder):
-        return "a mass function on real data is a relaxed likelihood"
-    if relaxed is None and kind != "real" and x is not None and not _supports(decoder, x):
-        return f"{kind} data outside the decoder's support make a relaxed likelihood"
-    return relaxed
-
-
-def _supports(distribution: Distribution, x: Tensor) -> bool:
-    support = distribution.support
-    return support is None or bool(support.check(x).all())
-
-
-def _is_discrete(distribution: Distribution) -> bool:
-    try:
-        support = distribution.support
-    except NotImplementedError:
-        return False
-    return bool(support is not None and support.is_discrete)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
-from logpx import page as room
+from logpx import plots
 from logpx.data import DataSet
-from logpx.page import report
+from logpx.page import _common, report
 
 FIGURES = [
     "training_curves",
@@ -282,8 +282,8 @@ def test_extremes_are_looked_up_by_their_index(tmp_path: Path, monkeypatch: pyte
         calls.update(images=images, values=values)
         return extremes(images, values, **options)
 
-    extremes = room.plots.extremes
-    monkeypatch.setattr(room.plots, "extremes", spy)
+    extremes = plots.extremes
+    monkeypatch.setattr(plots, "extremes", spy)
     values = scores(30)
     values["index"] = np.arange(39, 9, -1)
     write(FakeRun(tmp_path / "run", scores=values))
@@ -334,9 +334,9 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_numbers_have_the_digits_of_their_error(mean: Any, error: Any, text: str) -> None:
-    assert room.with_error(mean, error) == text
+    assert _common.with_error(mean, error) == text
 
 
 def test_small_numbers_keep_two_digits() -> None:
-    written = [room.brief(x) for x in (0.7, 0.0042, 12.4, 3e-7, 0.0, -0.021)]
+    written = [_common.brief(x) for x in (0.7, 0.0042, 12.4, 3e-7, 0.0, -0.021)]
     assert written == ["0.70", "0.0042", "12", "3.0e−07", "0.00", "−0.021"]

@@ -34,7 +34,7 @@ ROOMS = [
 ONLY: dict[str, set[str]] = {
     **{leaf: {"utils", "version"} for leaf in LEAVES},
     "montecarlo": {"utils", "progress"},
-    "project": {"utils", "files", "montecarlo"},
+    "project": {"utils", "version", "progress", "montecarlo"},
     "objectives": {"utils", "model"},
     "evidence": {"utils", "model", "montecarlo"},
     "settings": {"data.catalogue"},

@@ -17,6 +17,7 @@ __all__ = [
 import contextlib
 import hashlib
 import math
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -136,5 +137,5 @@ def keyed_rng(seed: int, *key: int | str, device: torch.device | str = "cpu") ->
 
 def _mix(seed: int, *key: int | str) -> int:
     """Hashes (seed, key) to 63 bits; a hash, not a sum, so that neighbouring keys share nothing."""
-    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr((operator.index(seed), *key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

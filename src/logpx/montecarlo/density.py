@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
 
 from .draws import keyed_draws
 
@@ -26,10 +26,10 @@ def log_density(p: LogDensity, x: Tensor) -> Tensor:
         inside = _inside(p, x)
         if bool(inside.all()):
             return p.log_prob(x)
-        log_p = torch.full(inside.shape, -torch.inf, dtype=x.dtype if x.is_floating_point() else None)
-        if bool(inside.any()):
-            log_p[inside] = p.log_prob(x[inside]).to(log_p.dtype)
-        return log_p
+        if not bool(inside.any()):
+            return torch.full(inside.shape, -torch.inf)
+        log_inside = p.log_prob(x[inside])
+        return torch.full(inside.shape, -torch.inf, dtype=log_inside.dtype).masked_scatter(inside, log_inside)
     log_p = p(x)
     if not isinstance(log_p, Tensor) or log_p.shape != x.shape[:1]:
         got = tuple(log_p.shape) if isinstance(log_p, Tensor) else type(log_p).__name__
@@ -38,7 +38,9 @@ def log_density(p: LogDensity, x: Tensor) -> Tensor:
 
 
 def require_unbatched(name: str, p: Distribution) -> None:
-    """Raises a ValueError if a distribution has a batch shape."""
+    """Raises a ValueError if a distribution has a batch shape, and a TypeError if it is none."""
+    if not isinstance(p, Distribution):
+        raise TypeError(f"The {name} must be a torch Distribution, but is a {type(p).__name__}: build one.")
     if p.batch_shape != torch.Size():
         raise ValueError(
             f"The {name} must have batch shape (), but has {tuple(p.batch_shape)}: wrap it in "
@@ -79,4 +81,10 @@ def _inside(p: Distribution, x: Tensor) -> Tensor:
         inside: Tensor = p.support.check(x)  # type: ignore[union-attr]
     except NotImplementedError:
         return torch.ones(x.shape[:1], dtype=torch.bool)
+    if isinstance(p, TransformedDistribution) and inside.any():
+        # torch knows the range of the last transform alone: a shifted exponential seems to have all reals
+        y = x[inside]
+        for transform in reversed(p.transforms):
+            y = transform.inv(y)
+        inside = inside.masked_scatter(inside, _inside(p.base_dist, y))
     return inside

@@ -9,6 +9,7 @@ import math
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ..utils import LogpxError
 from .intervals import clopper_pearson, student, weighted_events
@@ -111,7 +112,7 @@ class Estimate:
             weight_ess=float(sums.count if sums.weights is None else sums.weights.ess()),
             pareto_k=_pareto_k(sums, method),
             largest_share=_largest_share(sums),
-            log_estimate=_log_estimate(sums, method),
+            log_estimate=_log_estimate(sums, method, mean),
             method=method,
             seed=seed,
             reached=reached,
@@ -123,13 +124,20 @@ class Estimate:
         """Returns the estimate from the draws of both runs.
 
         Raises:
-            ValueError: If the runs share a seed, so that their draws are the same, or used different methods.
+            ValueError: If the runs share a seed, so that their draws are the same, or differ in their settings.
         """
         if self.sums is None or other.sums is None:
             raise ValueError("Estimates merge by their sums, but one has none: keep those that the estimators return.")
         if self.method != other.method:
             methods = f"{self.method} and {other.method}"
             raise ValueError(f"Estimates must share a method to merge, but are {methods}: average them by hand.")
+        if len(self.sums.moments.mean) != len(other.sums.moments.mean):
+            raise ValueError(
+                "Estimates must have the same control variates to merge, but differ: use the same in both."
+            )
+        if self.confidence != other.confidence:
+            levels = f"{self.confidence} and {other.confidence}"
+            raise ValueError(f"Estimates must share a confidence to merge, but have {levels}: use one for both.")
         if set(self.seed) & set(other.seed):
             raise ValueError(f"Estimates must come from different seeds, but both used {self.seed}: change one.")
         return Estimate.of(
@@ -143,9 +151,12 @@ class Estimate:
     @property
     def relative_error(self) -> float:
         """The standard error divided by the absolute estimate; infinite for an estimate of 0."""
-        if self.estimate == 0:
-            return 0.0 if self.standard_error == 0 and self.num_nonzero else math.inf
-        return self.standard_error / abs(self.estimate)
+        if self.estimate != 0 and math.isfinite(self.estimate):
+            return self.standard_error / abs(self.estimate)
+        if self.num_nonzero == 0 or not math.isfinite(self.log_estimate) or self.num_samples < 2:
+            return math.inf
+        # beyond the range of floats: (se / mu)^2 = (n / ess - 1) / (n - 1) for f >= 0
+        return math.sqrt(max(self.num_samples / self.ess - 1, 0.0) / (self.num_samples - 1))
 
     @property
     def diagnosis(self) -> str:
@@ -171,23 +182,45 @@ class Estimate:
 
 def _solve(sums: Sums, method: Method) -> tuple[float, float, float]:
     """Returns the estimate, its standard error, and the degrees of freedom."""
-    moments, n = sums.moments, sums.count
-    scale = math.exp(moments.log_scale) if moments.log_scale < 700 else math.inf
-    first = 1 if sums.weights is None else 2
     if method == "self-normalised importance":
         return _ratio(sums)
-    mean, variance = moments.mean[0], moments.covariance()[0, 0]
-    controls = moments.mean[first:]
-    if len(controls):
-        # beta = Cov(c)^+ Cov(c, t); the estimate is t-bar - beta c-bar, its variance that of the residual
-        cross = moments.products[first:, 0]
-        beta = torch.linalg.pinv(moments.products[first:, first:], hermitian=True) @ cross
-        mean = mean - beta @ controls
-        variance = (moments.products[0, 0] - beta @ cross).clamp(min=0) / max(n - 1 - len(controls), 1)
+    moments, n = sums.moments, sums.count
+    controls = moments.mean[_first_control(sums) :]
+    freedom = n - 1 - len(controls)
+    mean, error = _adjusted(sums) if len(controls) else (moments.mean[0], (moments.covariance()[0, 0] / n).sqrt())
     if _is_constant(sums):
-        return float(mean) * scale, 0.0, math.inf
-    error = float((variance / n).sqrt())
-    return float(mean) * scale, error * scale if n > 1 else math.inf, n - 1 - len(controls)
+        return _scaled(mean, moments.log_scale[0]), 0.0, math.inf
+    return (
+        _scaled(mean, moments.log_scale[0]),
+        _scaled(error, moments.log_scale[0]) if freedom > 0 else math.inf,
+        freedom,
+    )
+
+
+def _adjusted(sums: Sums) -> tuple[Tensor, Tensor]:
+    r"""The intercept of the regression of t on the controls c, and its standard error, in units of t.
+
+    .. math:: \hat\mu = \bar t - \beta^\top \bar c, \qquad
+              \mathrm{se}^2 = \hat\sigma^2 \Bigl(\frac{1}{n} + \bar c^\top P^+ \bar c\Bigr), \qquad \beta = P^+ P_{ct}
+    """
+    moments, n, first = sums.moments, sums.count, _first_control(sums)
+    controls, cross = moments.mean[first:], moments.products[first:, 0]
+    # of the correlations, so that the units of the controls do not matter
+    size = moments.products[first:, first:].diagonal().sqrt()
+    size = torch.where(size > 0, size, 1.0)
+    inverse = torch.linalg.pinv(moments.products[first:, first:] / torch.outer(size, size), hermitian=True)
+    inverse = inverse / torch.outer(size, size)
+    beta = inverse @ cross
+    variance = (moments.products[0, 0] - beta @ cross).clamp(min=0) / max(n - 1 - len(controls), 1)
+    return moments.mean[0] - beta @ controls, (variance * (1 / n + controls @ inverse @ controls)).sqrt()
+
+
+def _first_control(sums: Sums) -> int:
+    return 1 if sums.weights is None else 2
+
+
+def _scaled(value: Tensor, log_scale: Tensor) -> float:
+    return float(torch.where(value == 0, 0.0, value * log_scale.exp()))
 
 
 def _ratio(sums: Sums) -> tuple[float, float, float]:
@@ -198,10 +231,10 @@ def _ratio(sums: Sums) -> tuple[float, float, float]:
             f"Self-normalised weights need a positive sum, but all {n:,} weights are 0: the proposal misses the "
             "nominal distribution; choose one that covers it."
         )
-    mu = float(mean[0] / mean[1])
-    direction = torch.tensor([1.0, -mu], dtype=torch.float64)
-    variance = float(direction @ sums.moments.products @ direction) / (n * max(n - 1, 1)) / float(mean[1]) ** 2
-    return mu, math.sqrt(max(variance, 0.0)) if n > 1 else math.inf, n - 1
+    mu, log_scale = mean[0] / mean[1], sums.moments.log_scale[0] - sums.moments.log_scale[1]
+    direction = torch.stack([torch.ones_like(mu), -mu])
+    variance = (direction @ sums.moments.products @ direction).clamp(min=0) / (n * max(n - 1, 1)) / mean[1] ** 2
+    return _scaled(mu, log_scale), _scaled(variance.sqrt(), log_scale) if n > 1 else math.inf, n - 1
 
 
 def _is_constant(sums: Sums) -> bool:
@@ -213,7 +246,7 @@ def _is_constant(sums: Sums) -> bool:
 def _interval(
     sums: Sums, method: Method, mean: float, error: float, freedom: float, confidence: float
 ) -> tuple[float, float]:
-    has_controls = len(sums.moments.mean) > (1 if sums.weights is None else 2)
+    has_controls = len(sums.moments.mean) > _first_control(sums)
     if not sums.is_indicator or (has_controls and sums.terms.count):
         return student(mean, error, freedom, confidence) if error > 0 else (mean, mean)
     if sums.weights is None:
@@ -221,15 +254,20 @@ def _interval(
     if sums.terms.count == 0:
         # no weight of the event was ever seen, so that nothing but the range of a probability bounds the mean
         return 0.0, 1.0
-    low, high = weighted_events(mean, error, _largest(sums, method), sums.count, confidence)
-    return max(low, 0.0), high
-
-
-def _largest(sums: Sums, method: Method) -> float:
-    log_mean_w = 0.0
-    if method == "self-normalised importance" and sums.weights is not None:
+    if method == "self-normalised importance":
         log_mean_w = float(sums.weights.log_mean())
-    return math.exp(float(sums.terms.maximum) - log_mean_w)
+        if mean > 0.5:
+            # the event that is rare is the other one
+            largest = math.exp(float(sums.weights.maximum) - log_mean_w)
+            low, high = weighted_events(max(1 - mean, 0.0), error, largest, sums.count, confidence)
+            return max(1 - high, 0.0), 1 - low
+        largest = math.exp(float(sums.terms.maximum) - log_mean_w)
+        low, high = weighted_events(mean, error, largest, sums.count, confidence)
+        return low, min(high, 1.0)
+    low, high = weighted_events(mean, error, math.exp(float(sums.terms.maximum)), sums.count, confidence)
+    # the share of hits has an error of its own, which few misses do not show
+    least, _ = clopper_pearson(sums.terms.count, sums.count, confidence)
+    return min(low, mean * least * sums.count / sums.terms.count), min(high, 1.0)
 
 
 def _pareto_k(sums: Sums, method: Method) -> float:
@@ -249,7 +287,9 @@ def _largest_share(sums: Sums) -> float:
     return math.exp(float(sums.terms.maximum - sums.terms.log_mean()) - math.log(sums.terms.count))
 
 
-def _log_estimate(sums: Sums, method: Method) -> float:
+def _log_estimate(sums: Sums, method: Method, mean: float) -> float:
+    if len(sums.moments.mean) > _first_control(sums):
+        return math.log(mean) if mean > 0 else math.nan
     if sums.has_negative:
         return math.nan
     if sums.terms.count == 0:
@@ -264,11 +304,11 @@ def _tail_sentence(estimate: Estimate) -> str:
     hits, khat = estimate.num_nonzero, estimate.pareto_k
     if hits == 0:
         return (
-            f"None of the {estimate.num_samples:,} samples had f(x) w(x) other than 0: the estimate 0 is only the "
-            f"absence of evidence, and the interval, for f of 0 or 1, ends at {estimate.interval[1]:.3g}."
+            f"No hit: f(x) was 0, or had no weight, for all {estimate.num_samples:,} samples. That is absence of "
+            f"evidence, not evidence of absence: the interval, for f of 0 or 1, ends at {estimate.interval[1]:.3g}."
         )
     if hits < FEW:
-        return f"Only {hits} of {estimate.num_samples:,} samples had f(x) w(x) other than 0: trust the interval alone."
+        return f"Only {hits} of {estimate.num_samples:,} samples hit (f(x) was not 0): trust the interval alone."
     if khat >= 0.7:
         return (
             f"k-hat = {khat:.2f} >= 0.7: the terms are so heavy-tailed that the estimate is unreliable, and probably "
@@ -278,7 +318,7 @@ def _tail_sentence(estimate: Estimate) -> str:
         return f"k-hat = {khat:.2f}, between 0.5 and 0.7: the estimate is usable, but its error bar is unreliable."
     if math.isnan(khat):
         return f"{hits} terms other than 0 are too few to judge the tail of the weights."
-    if estimate.standard_error == 0:
+    if estimate.relative_error == 0 and estimate.interval[0] == estimate.interval[1]:
         return "All terms are constant up to rounding: the proposal is the optimal one, and the estimate exact."
     if khat == -math.inf:
         return "The terms are bounded: estimate and interval can be relied on."

@@ -26,7 +26,7 @@ from torch.distributions import Distribution
 from ..progress import track
 from ..utils import chunks
 from .density import LogDensity, event_size, log_density, require_support, require_unbatched
-from .draws import block_ends, keyed_draws, largest_block, map_blocks
+from .draws import FIRST_BLOCK, block_ends, keyed_draws, largest_block, map_blocks
 from .estimate import FEW, Estimate, Method, Trace
 from .sums import Sums
 
@@ -159,12 +159,17 @@ def importance_sampling(
         require_unbatched("nominal distribution", nominal)
     if normalized and controls is not None:
         raise ValueError("Control variates need normalised densities, but normalized=True was given: drop one of them.")
-    require_support(f, nominal, proposal, seed)
+    # the mean weight is an estimate too: it needs all of p, not only where f is not 0
+    require_support(_one if normalized else f, nominal, proposal, seed)
     stop = _Stop.of(num_samples, relative_error, standard_error, max_samples)
     draw = _Draw(f, proposal, proposal, nominal, controls, control_means)
     method: Method = "self-normalised importance" if normalized else "importance"
     engine = _Engine(draw, method, confidence, seed, chunk_size, num_workers, tuple(trace))
     return engine.run(stop, progress)
+
+
+def _one(x: Tensor) -> Tensor:
+    return torch.ones(len(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +204,14 @@ class _Stop:
         """Returns by how much the error exceeds the target, as a factor; infinite for too few terms to know."""
         if estimate.num_nonzero < FEW and estimate.num_nonzero < estimate.num_samples:
             return math.inf
-        by_relative = 0.0 if self.relative_error is None else estimate.relative_error / self.relative_error
-        by_absolute = 0.0 if self.standard_error is None else estimate.standard_error / self.standard_error
+        error, relative = estimate.standard_error, estimate.relative_error
+        low, high = estimate.interval
+        if error == 0 and low < high:
+            # all terms are equal so far, as for an event that always happened: the interval shows what may come
+            error = (high - low) / 4
+            relative = error / high
+        by_relative = 0.0 if self.relative_error is None else relative / self.relative_error
+        by_absolute = 0.0 if self.standard_error is None else error / self.standard_error
         return max(by_relative, by_absolute)
 
     def next_look(self, count: int, excess: float) -> int:
@@ -221,16 +232,16 @@ class _Draw:
     control_means: Sequence[float] | Tensor | float
 
     def sums(self, x: Tensor) -> Sums:
-        log_w = None if self.proposal is None else self._log_weights(x, self.proposal)
+        log_w, epsilon = (None, 0.0) if self.proposal is None else self._log_weights(x, self.proposal)
         f = self._checked(self.f(x), x, log_w)
-        return Sums.of(f, log_w, self._control_values(x, log_w))
+        return Sums.of(f, log_w, self._control_values(x, log_w), epsilon)
 
-    def _log_weights(self, x: Tensor, proposal: Distribution) -> Tensor:
-        log_p = log_density(self.nominal, x).double()
-        log_w = log_p - log_density(proposal, x).double()
-        log_w = torch.where(log_p == -math.inf, -math.inf, log_w)
+    def _log_weights(self, x: Tensor, proposal: Distribution) -> tuple[Tensor, float]:
+        """Returns the log-weights in float64, and the machine epsilon of the densities."""
+        log_p, log_q = log_density(self.nominal, x), log_density(proposal, x)
+        log_w = torch.where(log_p == -math.inf, -math.inf, log_p.double() - log_q.double())
         _require(~(torch.isnan(log_w) | (log_w == math.inf)), "The weight p(x) / q(x)", log_w.exp(), x)
-        return log_w
+        return log_w, max(torch.finfo(log_p.dtype).eps, torch.finfo(log_q.dtype).eps)
 
     def _checked(self, f: Tensor, x: Tensor, log_w: Tensor | None) -> Tensor:
         if not isinstance(f, Tensor) or f.shape != x.shape[:1]:
@@ -250,7 +261,13 @@ class _Draw:
         if h.shape[:1] != x.shape[:1] or h.dim() > 2:
             shape = f"({len(x)},) or ({len(x)}, k)"
             raise ValueError(f"controls must return shape {shape}, but got {tuple(h.shape)}: one row per draw.")
-        h = h.double().reshape(len(x), -1) - torch.as_tensor(self.control_means, dtype=torch.float64)
+        h, means = h.double().reshape(len(x), -1), torch.as_tensor(self.control_means, dtype=torch.float64)
+        if means.shape not in (torch.Size(), h.shape[1:]):
+            raise ValueError(
+                f"control_means must be one number or {h.shape[1]}, one per control, but has shape "
+                f"{tuple(means.shape)}: give as many means as controls."
+            )
+        h = h - means
         h = h if log_w is None else torch.where((log_w > -math.inf).unsqueeze(-1), h, 0.0)
         _require(torch.isfinite(h).all(-1), "A control variate h(x)", h.sum(-1), x)
         return h
@@ -315,7 +332,8 @@ class _Engine:
     def _block(self, block: tuple[int, int]) -> list[tuple[int, Sums]]:
         start, stop = block
         with keyed_draws(self.seed, "draw", start):
-            x = self.draw.source.sample((stop - start,))
+            # a block is always drawn whole: fewer draws at once would be other draws
+            x = self.draw.source.sample((min(self._largest, max(start, FIRST_BLOCK)),))[: stop - start]
             return [(start + b, self.draw.sums(x[a:b])) for a, b in self._cuts(start, stop)]
 
     def _cuts(self, start: int, stop: int) -> list[tuple[int, int]]:
@@ -327,6 +345,8 @@ class _Engine:
         return Estimate.of(sums, self.method, (self.seed,), confidence=self.confidence, trace=tuple(trace))
 
     def _traced(self, sums: Sums) -> Trace:
+        if self.method == "self-normalised importance" and not sums.moments.mean[1] > 0:
+            return Trace(sums.count, math.nan, math.inf, (-math.inf, math.inf))
         now = self._estimate(sums, [])
         return Trace(now.num_samples, now.estimate, now.standard_error, now.interval)
 

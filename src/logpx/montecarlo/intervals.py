@@ -22,11 +22,18 @@ def clopper_pearson(hits: int, num_samples: int, confidence: float = 0.95) -> tu
         num_samples: The number of trials n.
         confidence: The coverage, between 0 and 1.
 
+    Raises:
+        ValueError: If an argument is out of range.
+
     Example:
         >>> low, high = clopper_pearson(0, 1000)
         >>> low, round(high, 5)
         (0.0, 0.00368)
     """
+    if not 0 <= hits <= num_samples or num_samples < 1:
+        raise ValueError(f"hits must be between 0 and num_samples, but are {hits} of {num_samples}: count them again.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, but is {confidence}: 0.95 is customary.")
     tail = (1 - confidence) / 2
     low = 0.0 if hits == 0 else float(special.betaincinv(hits, num_samples - hits + 1, tail))
     high = 1.0 if hits == num_samples else float(special.betainccinv(hits + 1, num_samples - hits, tail))
@@ -56,7 +63,7 @@ def weighted_events(
     variance, mean_up = error**2, mean + jump
     variance_up = variance + jump**2
     low = mean if variance == 0 else variance / mean * special.gammaincinv(mean**2 / variance, tail)
-    high = mean if variance == 0 else variance_up / mean_up * special.gammainccinv(mean_up**2 / variance_up, tail)
+    high = variance_up / mean_up * special.gammainccinv(mean_up**2 / variance_up, tail)
     return float(low), float(high)
 
 

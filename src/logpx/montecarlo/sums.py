@@ -43,13 +43,14 @@ class Sums:
         return cls(MomentAccumulator.empty(0), LogMeanAccumulator.empty(1), weights, False, True)
 
     @classmethod
-    def of(cls, f: Tensor, log_w: Tensor | None = None, controls: Tensor | None = None) -> Sums:
+    def of(cls, f: Tensor, log_w: Tensor | None = None, controls: Tensor | None = None, epsilon: float = 0.0) -> Sums:
         """Returns the sums of draws.
 
         Arguments:
             f: The values of f, with shape (S,).
             log_w: The log-weights, in nats, with shape (S,), or None where all are 0.
             controls: Functions of mean zero, with shape (S, k).
+            epsilon: The machine epsilon of the densities that log_w comes from, where it is above that of float64.
         """
         f = f.double()
         columns = [f] if log_w is None else [f, torch.ones_like(f)]
@@ -57,9 +58,10 @@ class Sums:
         nonzero = f != 0 if log_w is None else (f != 0) & (log_w > -torch.inf)
         values = f[nonzero]
         log_terms = values.abs().log() if log_w is None else values.abs().log() + log_w[nonzero]
+        terms = LogMeanAccumulator.empty(1).update(log_terms.unsqueeze(-1))
         return cls(
             moments=MomentAccumulator.of(torch.stack(columns, -1), log_w),
-            terms=LogMeanAccumulator.empty(1).update(log_terms.unsqueeze(-1)),
+            terms=dataclasses.replace(terms, epsilon=max(terms.epsilon, epsilon)),
             weights=None if log_w is None else LogMeanAccumulator.empty(1).update(log_w.unsqueeze(-1)),
             has_negative=bool((values < 0).any()),
             is_indicator=bool((values == 1).all()),

@@ -1,16 +1,20 @@
-"""Figures of training, data and evidence: arrays in, a matplotlib Figure out.
+"""Figures of training, data, evidence and schedules: arrays in, a matplotlib Figure out.
 
 Nothing here draws on a screen or changes matplotlib's settings. A title is a sentence that says what is shown, axes
 carry their units, and what is not in view (a cut tail, a non-finite value) is counted in a note.
 """
 
 __all__ = [
+    "completion_histogram",
+    "convergence",
+    "criticality_bars",
     "decimals",
     "evidence_curve",
     "evidence_histogram",
     "extreme_indices",
     "extremes",
     "image_grid",
+    "network",
     "paired_grid",
     "pareto_scatter",
     "training_curves",
@@ -18,5 +22,9 @@ __all__ = [
     "value_limits",
 ]
 
-from .charts import decimals, evidence_curve, evidence_histogram, pareto_scatter, training_curves
+from .charts import evidence_curve, evidence_histogram, pareto_scatter, training_curves
+from .diagram import network
+from .numbers import decimals
+from .running import convergence
+from .schedule import completion_histogram, criticality_bars
 from .tiles import extreme_indices, extremes, image_grid, paired_grid, traversal_grid, value_limits

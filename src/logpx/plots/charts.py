@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["decimals", "evidence_curve", "evidence_histogram", "pareto_scatter", "training_curves"]
+__all__ = ["evidence_curve", "evidence_histogram", "pareto_scatter", "training_curves"]
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ._style import BLUE, CHART_DPI, GREY, ORANGE, RED, TITLE_CHARACTERS, WIDTH, nats, styled, vector
+from ._style import BLUE, GREY, ORANGE, RED, chart, count, finish, nats, styled, vector
+from .numbers import decimals
 
 
 @styled
@@ -36,7 +35,7 @@ def training_curves(metrics: Mapping[str, np.ndarray], *, held_out: str = "valid
     if np.isfinite(valid).any():
         best = int(np.argmax(np.where(np.isfinite(valid), valid, -np.inf)))
         title = f"The {held_out} bound is best after epoch {epoch[best]:.0f}: {nats(valid[best])} nats."
-    figure, ax = _chart(title, "training time (epochs)", "bound (nats per datum)")
+    figure, ax = chart(title, "training time (epochs)", "bound (nats per datum)")
     marker = "o" if len(epoch) <= 20 else ""
     ax.plot(epoch, train, color=GREY, marker=marker, label="training data")
     if np.isfinite(valid).any():
@@ -45,11 +44,11 @@ def training_curves(metrics: Mapping[str, np.ndarray], *, held_out: str = "valid
     if low is not None:
         ax.set_ylim(low, 1.05 * bounds[np.isfinite(bounds)].max() - 0.05 * low)
         below = np.isfinite(bounds) & (bounds < low)
-        notes.append(f"{_count(below, 'value')} below the view, down to {nats(bounds[below].min())} nats.")
+        notes.append(f"{count(below, 'value')} below the view, down to {nats(bounds[below].min())} nats.")
     bad = ~np.isfinite(train) | np.isinf(valid)
-    notes += [f"Not finite, and not drawn: {_count(bad, 'epoch')}."] if bad.any() else []
+    notes += [f"Not finite, and not drawn: {count(bad, 'epoch')}."] if bad.any() else []
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    return _finish(figure, ax, notes)
+    return finish(figure, ax, notes)
 
 
 @styled
@@ -70,8 +69,8 @@ def evidence_histogram(
     values = vector("log_evidence", log_evidence)
     finite = values[np.isfinite(values)]
     middle = " to ".join(nats(value) for value in np.percentile(finite, [25, 75])) if len(finite) else "nothing"
-    title = f"Over {_count(values, 'datum', 'data')}, the middle half of {quantity} spans {middle} {unit}."
-    figure, ax = _chart(title, f"{quantity} ({unit})", "number of data")
+    title = f"Over {count(values, 'datum', 'data')}, the middle half of {quantity} spans {middle} {unit}."
+    figure, ax = chart(title, f"{quantity} ({unit})", "number of data")
     notes = _nonfinite_notes(values, quantity)
     if len(finite):
         notes += _bars(ax, finite, unit)
@@ -85,7 +84,7 @@ def evidence_histogram(
             ax.axvline(mean, color=RED, label=label)
         else:
             notes.append("The mean over all data is not finite.")
-    return _finish(figure, ax, notes)
+    return finish(figure, ax, notes)
 
 
 @styled
@@ -112,9 +111,9 @@ def evidence_curve(
     columns = {"num_samples": num_samples, "mean": mean, "error": error}
     s, m, e = _columns(columns, tuple(columns))
     keep = np.isfinite(m)
-    notes = [] if keep.all() else [f"Not finite, and not drawn: {_count(~keep, 'estimate')}."]
+    notes = [] if keep.all() else [f"Not finite, and not drawn: {count(~keep, 'estimate')}."]
     s, m, e = s[keep], m[keep], e[keep]
-    figure, ax = _chart(_curve_title(s, m, quantity), "samples per datum (log scale)", f"{quantity} (nats)")
+    figure, ax = chart(_curve_title(s, m, quantity), "samples per datum (log scale)", f"{quantity} (nats)")
     ax.set_xscale("log")
     ax.fill_between(s, m - 1.96 * e, m + 1.96 * e, color=BLUE, alpha=0.18, linewidth=0, label="±1.96 standard errors")
     ax.plot(s, m, color=BLUE, marker="o", label="estimate")
@@ -125,7 +124,7 @@ def evidence_curve(
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    return _finish(figure, ax, notes)
+    return finish(figure, ax, notes)
 
 
 @styled
@@ -141,8 +140,8 @@ def pareto_scatter(log_evidence: np.ndarray, pareto_k: np.ndarray, *, quantity: 
         ValueError: If the lengths differ.
     """
     x, k = _columns({"log_evidence": log_evidence, "pareto_k": pareto_k}, ("log_evidence", "pareto_k"))
-    title = rf"$\hat{{k}}$ is 0.7 or more for {np.mean(k >= 0.7):.1%} of {_count(k, 'datum', 'data')}."
-    figure, ax = _chart(title, f"{quantity} (nats)", r"Pareto $\hat{k}$ (no unit)")
+    title = rf"$\hat{{k}}$ is 0.7 or more for {np.mean(k >= 0.7):.1%} of {count(k, 'datum', 'data')}."
+    figure, ax = chart(title, f"{quantity} (nats)", r"Pareto $\hat{k}$ (no unit)")
     zones = (
         (k < 0.5, BLUE, "o", "below 0.5: estimate and interval can be used"),
         ((k >= 0.5) & (k < 0.7), ORANGE, "^", "0.5 to 0.7: the interval is unreliable"),
@@ -164,37 +163,7 @@ def pareto_scatter(log_evidence: np.ndarray, pareto_k: np.ndarray, *, quantity: 
     for threshold, colour in ((0.5, ORANGE), (0.7, RED)):
         ax.axhline(threshold, color=colour, linewidth=1, linestyle="--", zorder=1)
     notes = _nonfinite_notes(k, r"$\hat{k}$", " (constant weights)")
-    return _finish(figure, ax, notes + _nonfinite_notes(x, quantity), ncols=1, markerscale=2)
-
-
-def decimals(error: float) -> int:
-    """Returns how many decimals show an error, and the value beside it, to its second significant digit.
-
-    Example:
-        >>> decimals(0.24), decimals(0.0021), decimals(130.0)
-        (2, 4, 0)
-    """
-    usable = math.isfinite(error) and error != 0
-    return min(max(1 - math.floor(math.log10(abs(error))), 0), 6) if usable else 2
-
-
-def _chart(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, 3.6), dpi=CHART_DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.suptitle(textwrap.fill(title, TITLE_CHARACTERS), x=0.01, ha="left", fontsize=10)
-    ax = figure.add_subplot(xlabel=x_label, ylabel=y_label)
-    return figure, ax
-
-
-def _finish(figure: Figure, ax: Axes, notes: Sequence[str], **legend: Any) -> Figure:
-    """Puts the legend above the axes and the notes below them, where neither hides data."""
-    if ax.get_legend_handles_labels()[0]:
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "borderaxespad": 0.2}
-        ax.legend(**{"ncols": 3, "fontsize": 8.5} | place | legend)
-    if notes:
-        text = textwrap.fill(" ".join(notes), TITLE_CHARACTERS + 18)
-        figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=GREY)
-    return figure
+    return finish(figure, ax, notes + _nonfinite_notes(x, quantity), ncols=1, markerscale=2)
 
 
 def _bars(ax: Axes, finite: np.ndarray, unit: str) -> list[str]:
@@ -217,10 +186,10 @@ def _bars(ax: Axes, finite: np.ndarray, unit: str) -> list[str]:
     )
     notes = []
     if (finite < low).any():
-        below = f"{_count(finite < low, 'datum', 'data')} to the left of the view"
+        below = f"{count(finite < low, 'datum', 'data')} to the left of the view"
         notes.append(f"{below}, down to {nats(finite.min())} {unit}.")
     if (finite > high).any():
-        above = f"{_count(finite > high, 'datum', 'data')} to the right of the view"
+        above = f"{count(finite > high, 'datum', 'data')} to the right of the view"
         notes.append(f"{above}, up to {nats(finite.max())} {unit}.")
     return notes
 
@@ -261,9 +230,3 @@ def _columns(table: Mapping[str, Any], names: Sequence[str]) -> list[np.ndarray]
         lengths = ", ".join(f"{name}: {len(column)}" for name, column in zip(names, columns, strict=True))
         raise ValueError(f"Columns must have equal lengths, but have {lengths}: give one value per row in each.")
     return columns
-
-
-def _count(of: np.ndarray, singular: str, plural: str = "") -> str:
-    """Counts the true ones of a boolean array, or all of any other: "1 datum", "10,000 data"."""
-    number = int(of.sum()) if of.dtype == bool else len(of)
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 __all__ = ["report"]
 
-import base64
-import importlib.resources
-import io
-import math
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,16 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import ChainableUndefined, Environment, Undefined
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from . import generate, plots
-from .data import Split
-from .files import write_atomically
-from .model import LatentVariableModel
-from .run import Run
-from .utils import spread
+from .. import generate, plots
+from ..data import Split
+from ..model import LatentVariableModel
+from ..run import Run
+from ..utils import spread
+from ._common import as_float, inline, number, png, render, write
 
 NUM_ENCODED = 500  # data that say which latents are active
 NUM_PAIRS, NUM_SAMPLES, NUM_EXTREMES = 36, 60, 10
@@ -52,11 +47,11 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
     split = run.load_split(record.get("data", {}).get("split", "test")) if split is None else split
     held_out = "test" if run.config.get("train", {}).get("validate_on") == "test" else "validation"
     figures = _training(run.metrics(), held_out) | _pictures(model, split, seed) | _evidence(record, scores, split)
-    images = {name: _png(figure) for name, figure in figures.items()}
+    images = {name: png(figure) for name, figure in figures.items()}
     for name, image in images.items():
-        _write(run.path / "figures" / f"{name}.png", image)
-    page = _render(run, record, {name: _inline(figures[name], image) for name, image in images.items()})
-    _write(run.path / "report.html", page.encode())
+        write(run.path / "figures" / f"{name}.png", image)
+    page = _render(run, record, {name: inline(figures[name], image) for name, image in images.items()})
+    write(run.path / "report.html", page.encode())
     return run.path / "report.html"
 
 
@@ -106,13 +101,13 @@ def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split
     """Draws what an evaluation found, as far as it is there."""
     figures, quantity = {}, _quantity(record)
     if len(values := scores.get("log_evidence", np.empty(0))):
-        error = _float(record.get("log_evidence", {}).get("error"))
+        error = as_float(record.get("log_evidence", {}).get("error"))
         figures["histogram"] = plots.evidence_histogram(values, error=error, quantity=quantity)
         if not np.isnan(values).all() and len(split):
             figures["extremes"] = _extremes(scores, split, quantity)
     if (curve := record.get("curve")) and len(curve["num_samples"]):
         num, mean, se = (np.array(curve[key], dtype=float) for key in ("num_samples", "mean", "error"))
-        elbo = _float(record.get("elbo"))
+        elbo = as_float(record.get("elbo"))
         figures["curve"] = plots.evidence_curve(num, mean, se, elbo, quantity=quantity)
     if len(values) and "pareto_k" in scores:
         figures["pareto_k"] = plots.pareto_scatter(values, scores["pareto_k"], quantity=quantity)
@@ -137,33 +132,9 @@ def _array(x: Tensor) -> np.ndarray:
     return array
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi)
-    return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _inline(figure: Figure, png: bytes) -> dict[str, str]:
-    """Returns an image as a data URI, and its title as the text for those who cannot see it."""
-    alt = figure.get_suptitle().replace("\n", " ").replace(r"$\hat{k}$", "k-hat")
-    return {"src": "data:image/png;base64," + base64.b64encode(png).decode(), "alt": alt}
-
-
 def _render(run: Run, record: Mapping[str, Any], figures: Mapping[str, Mapping[str, str]]) -> str:
-    environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "number": number,
-        "with_error": with_error,
-        "brief": brief,
-        "percent": percent,
-        "sentence": sentence,
-    }
-    template = (importlib.resources.files(__package__) / "page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    return render(
+        "run.html",
         name=run.path.resolve().name,
         command=shlex.join(["logpx", "evaluate", str(run.path)]),
         e=record,
@@ -192,45 +163,3 @@ def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, ", ".join(str(value) for value in nested) or "–"
     else:
         yield prefix, "–" if nested is None or nested == {} else str(nested)
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """Formats a number with thousands separated; what is missing is a dash."""
-    x = _float(value)
-    if x is None:
-        return "–"
-    if not math.isfinite(x):
-        return "undefined" if math.isnan(x) else "∞" if x > 0 else "−∞"
-    return f"{x:,.{digits}f}".replace("-", "−")
-
-
-def with_error(mean: Any, error: Any) -> str:
-    """Formats a mean and its standard error, both to the error's second significant digit."""
-    x, e = _float(mean), _float(error)
-    if x is None or e is None or not math.isfinite(x):
-        return number(mean)
-    digits = plots.decimals(e)
-    return f"{number(x, digits)} ± {number(e, digits)}"
-
-
-def brief(value: Any) -> str:
-    """Formats a small number, such as an error, to two significant digits."""
-    x = _float(value)
-    tiny = x is not None and 0 < abs(x) < 1e-4
-    return f"{x:.1e}".replace("-", "−") if tiny else number(x, plots.decimals(x or 0.0))
-
-
-def sentence(text: str) -> str:
-    """Gives a reason a capital letter and a full stop."""
-    return text[:1].upper() + text[1:].rstrip(".") + "."
-
-
-def percent(value: Any) -> str:
-    """Formats a share."""
-    x = _float(value)
-    return "–" if x is None else f"{x:.1%}"
-
-
-def _float(value: Any) -> float | None:
-    """Returns a number of a record, or None where it is null or absent."""
-    return None if value is None or isinstance(value, Undefined) else float(value)

@@ -1,0 +1,316 @@
+r"""P(completion >= deadline): by plain Monte Carlo, or by importance sampling of the durations.
+
+- "plain" draws the durations as they are.
+- "scale=c" draws every duration c times as long, "critical-path=c" those on the deterministic critical path (Monte
+  Carlo theory, methods and examples, Owen, 2013, chapter 9). Durations with an upper end stay as they are.
+- "auto" fits the proposal. Where all durations are exponential or gamma, their radius is integrated out and only their
+  direction is drawn (see `direction`), from a proposal that is fitted by cross-entropy while the deadline rises in
+  stages. Otherwise the cross-entropy method fits the duration of every task in its family, and the result is mixed
+  with the nominal distribution, so that no weight exceeds ten.
+"""
+
+from __future__ import annotations
+
+__all__ = ["deadline_probability", "longest_completion"]
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import AffineTransform, Beta, Distribution, Exponential, Gamma, TransformedDistribution
+
+from ..montecarlo.cross_entropy import cross_entropy
+from ..montecarlo.draws import keyed_draws
+from ..montecarlo.estimate import Estimate
+from ..montecarlo.estimators import DEFAULT_CAP, expectation, importance_sampling
+from ..montecarlo.fitting import weighted_fit
+from ..montecarlo.mixture import defensive, widened
+from .direction import ScaledDirichlet
+from .durations import Duration, Durations
+from .network import Project
+
+# Draws per stage of a fit: enough for this many per task.
+DRAWS_PER_TASK = 100
+LEAST_DRAWS = 1000
+# In a stage the deadline rises as far as this share of the draws still counts.
+ESS_SHARE = 0.1
+MAX_STAGES = 50
+NUM_REFINEMENTS = 3
+BISECTIONS = 30
+
+
+def deadline_probability(
+    project: Project,
+    deadline: float,
+    proposal: str = "auto",
+    *,
+    num_samples: int | None = None,
+    relative_error: float | None = None,
+    max_samples: int = DEFAULT_CAP,
+    confidence: float = 0.95,
+    seed: int = 0,
+    num_workers: int | None = None,
+    trace: Sequence[int] = (),
+    progress: bool | None = None,
+) -> Estimate:
+    r"""Estimates :math:`P(T \geq t)`, the probability that a project is not finished before its deadline.
+
+    Given the fitted proposal and a fixed number of samples it is unbiased: the draws of the fit are not in it.
+
+    References:
+        Monte Carlo theory, methods and examples (Owen, 2013), chapter 9.
+        The cross-entropy method for combinatorial and continuous optimization (Rubinstein, 1999).
+
+    Arguments:
+        project: The tasks.
+        deadline: The deadline t, in the project's unit of time.
+        proposal: "plain", "scale=c", "critical-path=c" with a factor c, or "auto".
+        num_samples: The number of trials of the estimate; by default 100,000 where there is no target.
+        relative_error: Go on until the standard error is at most this share of the estimate.
+        max_samples: The cap on the trials of a target.
+        confidence: The coverage of the interval.
+        seed: The seed of the draws.
+        num_workers: The number of threads; by default as many as torch uses.
+        trace: Numbers of trials, those of the fit included, at which the running estimate is kept.
+        progress: Whether to show a bar; by default only on a terminal.
+
+    Raises:
+        ValueError: If the deadline is not positive, the proposal is unknown or changes nothing, or all durations are
+            fixed.
+    """
+    name, factor = _parse(proposal)
+    _check(project, deadline)
+    options = _Options(num_samples, relative_error, max_samples, confidence, seed, num_workers, tuple(trace), progress)
+
+    def late(x: Tensor) -> Tensor:
+        return project.completion(x) >= deadline
+
+    nominal = project.durations
+    if name == "plain" or deadline > longest_completion(project):
+        return expectation(late, nominal, **options.to_dict())
+    if name != "auto":
+        chosen = set(project.critical_path()) if name == "critical-path" else set(project.ids)
+        return importance_sampling(late, nominal, _stretched(project, chosen, factor), **options.to_dict())
+    by = _by_direction if _is_gamma(project) else _by_cross_entropy
+    return by(project, deadline, options)
+
+
+def longest_completion(project: Project) -> float:
+    """Returns the completion if every duration is at the upper end of its range; infinite where one has none."""
+    longest = [task.duration.mean if task.duration.is_fixed else _upper(task.duration) for task in project.tasks]
+    if math.inf in longest:
+        return math.inf
+    return float(project.completion(torch.tensor([longest], dtype=torch.float64)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What the estimators are told."""
+
+    num_samples: int | None
+    relative_error: float | None
+    max_samples: int
+    confidence: float
+    seed: int
+    num_workers: int | None
+    trace: tuple[int, ...]
+    progress: bool | None
+
+    def to_dict(self, num_adaptive: int = 0) -> dict[str, Any]:
+        options = dict(vars(self))
+        options["trace"] = [n - num_adaptive for n in self.trace if n > num_adaptive]
+        return options
+
+    def with_fit(self, estimate: Estimate, num_adaptive: int) -> Estimate:
+        """Returns the estimate with the draws of the fit counted, also along its trace."""
+        trace = tuple(
+            dataclasses.replace(point, num_samples=point.num_samples + num_adaptive) for point in estimate.trace
+        )
+        return dataclasses.replace(estimate, num_adaptive=num_adaptive, trace=trace)
+
+
+def _by_direction(project: Project, deadline: float, options: _Options) -> Estimate:
+    """Integrates the radius of exponential and gamma durations out, and draws their direction."""
+    late = _LateGivenDirection(project, *_gamma_parameters(project))
+    nominal = ScaledDirichlet(late.shapes)
+    fitted, spent = _fit_direction(nominal, late, deadline, options.seed)
+    estimate = importance_sampling(lambda d: late(d, deadline), nominal, fitted, **options.to_dict(spent))
+    return options.with_fit(estimate, spent)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LateGivenDirection:
+    """P(T >= t | D = d), with shape (S,)."""
+
+    project: Project
+    shapes: Tensor
+    scales: Tensor
+
+    def __call__(self, d: Tensor, t: float) -> Tensor:
+        # Q(K, t / T(theta d))
+        ratio = t / self.project.completion(_placed(self.project, d * self.scales))
+        return torch.special.gammaincc(self.shapes.sum(), ratio)
+
+
+def _fit_direction(
+    nominal: ScaledDirichlet, late: _LateGivenDirection, deadline: float, seed: int
+) -> tuple[Distribution, int]:
+    """Fits a scaled Dirichlet distribution by cross-entropy to P(T >= t | d) p(d), for t that rises to the deadline."""
+    num, stages, refinements = _draws_per_stage(len(nominal.concentration)), 0, 0
+    fitted: Distribution = nominal
+    while refinements < NUM_REFINEMENTS and stages < MAX_STAGES:
+        with keyed_draws(seed, "direction", stages):
+            d = fitted.sample((num,))
+        log_w = nominal.log_prob(d) - fitted.log_prob(d)
+        level = _next_deadline(partial(_log_weights_at, late, d, log_w), deadline)
+        fitted = weighted_fit(fitted, d, _log_weights_at(late, d, log_w, level))
+        stages, refinements = stages + 1, refinements + (level == deadline)
+    return fitted, stages * num
+
+
+def _log_weights_at(late: _LateGivenDirection, d: Tensor, log_w: Tensor, t: float) -> Tensor:
+    return log_w + late(d, t).log()
+
+
+def _next_deadline(log_weights: Callable[[float], Tensor], deadline: float) -> float:
+    """Returns the latest time up to the deadline at which a tenth of the draws still counts."""
+    low, high = 0.0, deadline
+    if _ess_share(log_weights(deadline)) >= ESS_SHARE:
+        return deadline
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _ess_share(log_weights(middle)) >= ESS_SHARE else (low, middle)
+    return low
+
+
+def _ess_share(log_w: Tensor) -> float:
+    if not bool((log_w > -math.inf).any()):
+        return 0.0
+    w = torch.softmax(log_w, 0)
+    return 1 / float(w.square().sum()) / len(w)
+
+
+def _by_cross_entropy(project: Project, deadline: float, options: _Options) -> Estimate:
+    """Fits the duration of each task in its family, a Beta distribution where it is bounded."""
+    nominal = project.durations
+    family = Durations([_adaptable(task.duration) for task in project.tasks])
+    num = _draws_per_stage(len(project.tasks))
+    fit = cross_entropy(
+        project.completion, nominal, deadline, family=family, num_samples=num, max_stages=MAX_STAGES, seed=options.seed
+    )
+    q = defensive(nominal, fit.proposal)
+    late = importance_sampling(
+        lambda x: project.completion(x) >= deadline, nominal, q, **options.to_dict(fit.num_samples)
+    )
+    return options.with_fit(late, fit.num_samples)
+
+
+def _draws_per_stage(num_tasks: int) -> int:
+    return max(LEAST_DRAWS, DRAWS_PER_TASK * num_tasks)
+
+
+def _adaptable(duration: Duration) -> Distribution | float:
+    """Returns the law in a family that can be fitted: on a bounded range the Beta law of the same mean and variance."""
+    if duration.is_fixed:
+        return duration.mean
+    law = duration.distribution()
+    if _upper(duration) == math.inf:
+        return law
+    low, width = duration.parameters[0], _upper(duration) - duration.parameters[0]
+    mean, variance = (law.mean - low) / width, law.variance / width**2
+    # a / (a + b) = m and m (1 - m) / (a + b + 1) = v
+    total = mean * (1 - mean) / variance - 1
+    return TransformedDistribution(Beta(mean * total, (1 - mean) * total), AffineTransform(low, width))
+
+
+def _stretched(project: Project, chosen: set[str], factor: float) -> Durations:
+    """Returns the durations with the chosen ones `factor` times as long, where they have no upper end."""
+    longer = {task.id for task in project.tasks if task.id in chosen and _upper(task.duration) == math.inf}
+    if not longer:
+        raise ValueError(
+            "scale and critical-path need exponential, gamma or lognormal durations to stretch, but there are none "
+            "among those chosen: use the proposal auto or plain."
+        )
+    return Durations([_law(task.duration, factor if task.id in longer else 1.0) for task in project.tasks])
+
+
+def _law(duration: Duration, factor: float) -> Distribution | float:
+    """Returns the law of a duration times a factor; all parameters of unbounded families are in the unit of time."""
+    if duration.is_fixed:
+        return duration.mean
+    return Duration(duration.family, tuple(factor * each for each in duration.parameters)).distribution()
+
+
+def _upper(duration: Duration) -> float:
+    """Returns the upper end of the range of a duration; infinite where it has none."""
+    if duration.is_fixed:
+        return duration.mean
+    return duration.parameters[-1] if duration.family in ("uniform", "triangular", "pert") else math.inf
+
+
+def _is_gamma(project: Project) -> bool:
+    """Whether completion is homogeneous in exponential and gamma durations: all others are fixed at 0."""
+    laws = [task.duration for task in project.tasks]
+    return all(
+        isinstance(law.distribution(), Exponential | Gamma) if not law.is_fixed else law.mean == 0 for law in laws
+    )
+
+
+def _gamma_parameters(project: Project) -> tuple[Tensor, Tensor]:
+    """Returns the shapes k and scales of the random durations, in float64."""
+    laws: list[Any] = [t.duration.distribution(torch.float64) for t in project.tasks if not t.duration.is_fixed]
+    shapes = [law.concentration if isinstance(law, Gamma) else torch.ones_like(law.rate) for law in laws]
+    return torch.stack(shapes), torch.stack([1 / law.rate for law in laws])
+
+
+def _placed(project: Project, x: Tensor) -> Tensor:
+    """Returns durations of all tasks from those of the random ones; the others are 0."""
+    if x.shape[1] == len(project.tasks):
+        return x
+    columns = x.new_zeros(len(project.tasks), len(x))
+    columns[[i for i, task in enumerate(project.tasks) if not task.duration.is_fixed]] = x.mT
+    return columns.mT
+
+
+def _parse(proposal: str) -> tuple[str, float]:
+    """Returns the name of a proposal and its factor."""
+    name, equals, word = proposal.partition("=")
+    if (name in ("plain", "auto") and not equals) or name in ("scale", "critical-path"):
+        try:
+            factor = float(word) if equals else 1.0
+        except ValueError:
+            factor = math.nan
+        if (equals or name in ("plain", "auto")) and 0 < factor < math.inf:
+            return name, factor
+    raise ValueError(
+        f"The proposal must be plain, auto, scale=c or critical-path=c with a positive c, but is {proposal!r}: "
+        "write, for instance, critical-path=4."
+    )
+
+
+def _check(project: Project, deadline: float) -> None:
+    if not 0 < deadline < math.inf:
+        raise ValueError(f"The deadline must be positive and finite, but is {deadline}: give it in {project.unit}.")
+    if all(task.duration.is_fixed for task in project.tasks):
+        raise ValueError(
+            f"A deadline has a probability only where a duration is random, but all are fixed: the project takes "
+            f"{project.mean_completion:g} {project.unit}."
+        )
+
+
+@weighted_fit.register
+def _(family: Durations, x: Tensor, log_w: Tensor) -> Durations:
+    """Fits task by task."""
+    laws = enumerate(family.components)
+    return Durations([weighted_fit(q, x[:, i], log_w) if isinstance(q, Distribution) else q for i, q in laws])
+
+
+@widened.register
+def _(proposal: Durations, nominal: Durations) -> Durations:
+    """Widens task by task."""
+    pairs: list[Any] = list(zip(proposal.components, nominal.components, strict=True))
+    return Durations([widened(q, p) if isinstance(q, Distribution) else q for q, p in pairs])

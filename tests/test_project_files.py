@@ -37,13 +37,14 @@ def test_the_example_is_that_of_the_book() -> None:
     assert [" ".join(task.predecessors) for task in project.tasks] == waits
     assert project.means.tolist() == [4, 4, 2, 5, 2, 3, 2, 3, 2, 2]
     assert {task.duration.family for task in project.tasks} == {"exponential"}
-    assert (project.unit, project.mean_completion) == ("days", 15)
+    assert (project.unit, project.mean_completion, project.deadline) == ("days", 15, 70)
 
 
 def test_all_that_yaml_may_say_is_read(tmp_path: Path) -> None:
     content = """
 name: A house
 unit: weeks
+deadline: 9.5
 tasks:
   - id: 1
     name: survey
@@ -58,7 +59,7 @@ tasks:
   - {id: "7", predecessors: null, duration: 0}
 """
     project = read(tmp_path, "yml", content)
-    assert (project.name, project.unit) == ("A house", "weeks")
+    assert (project.name, project.unit, project.deadline) == ("A house", "weeks", 9.5)
     assert project.tasks == (
         Task("1", parse_duration("exponential(4)"), (), "survey"),
         Task("dig it", parse_duration("triangular(2, 3, 7)"), ("1",)),
@@ -137,10 +138,10 @@ def test_numbers_of_an_outline_are_not_whole_numbers(tmp_path: Path) -> None:
         ("", "line 1: a project must have at least one task, but the file is empty: list them under 'tasks:'."),
         ("name: x\ntasks:\n", "line 2: a project must have at least one task, but has none: add one."),
         ("name: x\n\ntasks: []\n", "line 3: a project must have at least one task, but has none: add one."),
-        ("- id: 1\n", "line 1: the file must have keys among name, unit, tasks, but has none: write 'key: value'."),
+        ("- id: 1\n", "line 1: the file must have keys among name, unit, deadline, tasks, but has none: write 'key: value'."),
         ("\nname: x\n", "line 1: key 'tasks' must be there, but the file has only name: list the tasks in it."),
         ("name: x\ntasks: 5\n", "line 2: tasks must be a list, but are not: begin each with '- id: ...'."),
-        ("name: x\ntask: []\n", "line 2: unknown key 'task' (did you mean 'tasks'?): allowed are name, unit, tasks."),
+        ("name: x\ntask: []\n", "line 2: unknown key 'task' (did you mean 'tasks'?): allowed are name, unit, deadline, tasks."),
         ("name: [x]\ntasks: []", "line 1: name must be one value, but is a list or a mapping: write it as text."),
         ("name: x\nname: y\n", "line 1: key 'name' must be there once, but is there 2 times: drop one."),
         ("a: b: c", "line 1: the file must be YAML, but is not (mapping values are not allowed here): mend this line."),
@@ -287,3 +288,15 @@ def test_reading_runs_nothing_that_a_file_asks_for(tmp_path: Path) -> None:
         )
     read(tmp_path, "yaml", f"tasks:\n  - id: !!python/object/apply:os.mkdir '{trap}'\n    duration: 1\n")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("text", ["soon", "-3", "0", ".nan", "inf"])
+def test_a_deadline_that_is_no_positive_number_is_an_error(tmp_path: Path, text: str) -> None:
+    content = f"deadline: {text}\n" + listed("id: 1, duration: 2")
+    with pytest.raises(LogpxError, match=r"tasks.yaml, line 1: the deadline must be a positive number"):
+        read(tmp_path, "yaml", content)
+
+
+def test_a_project_refuses_such_a_deadline_too() -> None:
+    with pytest.raises(ValueError, match="A deadline must be positive and finite, but is -1"):
+        Project((Task("1", parse_duration(2)),), deadline=-1.0)

@@ -14,15 +14,13 @@ from ._command import Command, UsageError, add_seed
 def _simulate(options: Namespace) -> None:
     if (options.project is None) != options.example:
         raise UsageError("simulate needs a project, either a file or --example: logpx simulate project.yaml.")
-    if options.compare is not None and options.deadline is None and not options.example:
-        raise UsageError("--compare needs a --deadline: proposals are compared by its probability.")
-    from ..project import EXAMPLE_DEADLINE, example, read_project
+    from ..project import example, read_project
     from ..project.study import COMPARED, study
     from ..project.words import lines
 
     result = study(
         example() if options.example else read_project(options.project),
-        EXAMPLE_DEADLINE if options.example and options.deadline is None else options.deadline,
+        options.deadline,
         proposal=options.proposal,
         relative_error=options.relative_error,
         num_trials=options.num_trials,
@@ -42,7 +40,9 @@ def _simulate(options: Namespace) -> None:
 def _add_simulate(parser: ArgumentParser) -> None:
     parser.add_argument("project", nargs="?", help="a .yaml or .csv file of tasks: id, predecessors, duration")
     parser.add_argument("--example", action="store_true", help="the ten tasks of Owen's book, with deadline 70 days")
-    parser.add_argument("--deadline", type=float | None, help="estimate P(completion >= deadline)")
+    parser.add_argument(
+        "--deadline", type=float | None, help="estimate P(completion >= deadline); by default that of the file"
+    )
     parser.add_argument(
         "--proposal",
         default="auto",

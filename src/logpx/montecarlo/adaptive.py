@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .density import LogDensity, log_density, require_support, require_unbatched
+from .density import LogDensity, ceiling, log_density, require_support, require_unbatched
 from .draws import keyed_draws
 from .estimate import Estimate, Method
 from .estimators import Function
@@ -92,7 +92,9 @@ def adaptive_importance_sampling(
             proposal = weighted_fit(proposal, draws.x, log_target)
         draws = draws.extended(f, nominal, proposal, seed)
     method: Method = "self-normalised importance" if normalized else "importance"
-    return Estimate.of(Sums.of(draws.f, draws.log_w), method, (seed,), confidence=confidence)
+    return Estimate.of(
+        Sums.of(draws.f, draws.log_w), method, (seed,), confidence=confidence, ceiling=ceiling(nominal, normalized)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LogDensity", "event_size", "log_density", "require_support", "require_unbatched"]
+__all__ = ["LogDensity", "ceiling", "event_size", "log_density", "require_support", "require_unbatched"]
 
 from collections.abc import Callable
 
@@ -46,6 +46,11 @@ def require_unbatched(name: str, p: Distribution) -> None:
             f"The {name} must have batch shape (), but has {tuple(p.batch_shape)}: wrap it in "
             f"torch.distributions.Independent(..., {len(p.batch_shape)})."
         )
+
+
+def ceiling(nominal: LogDensity, normalized: bool = False) -> float:
+    """Returns the largest mean of an indicator: 1, or infinity for a function that need not be normalised."""
+    return 1.0 if isinstance(nominal, Distribution) or normalized else torch.inf
 
 
 def event_size(p: Distribution) -> int:

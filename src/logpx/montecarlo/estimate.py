@@ -19,6 +19,8 @@ Method = Literal["plain", "importance", "self-normalised importance"]
 # Below this many terms that are not zero, an error bar is a guess.
 FEW = 10
 LARGE_SHARE = 0.1
+# Terms that are all below so many times their mean have no tail, whatever shape k-hat finds at their upper end.
+SMALL = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Estimate:
         seed: The seed of the draws; after a merge, all seeds.
         reached: Whether the target was reached; None where there was none.
         trace: The running estimate, where it was asked for.
+        ceiling: The largest mean that f of 0 or 1 can have: 1, or infinite where p need not be normalised.
     """
 
     estimate: float
@@ -80,6 +83,7 @@ class Estimate:
     seed: tuple[int, ...]
     reached: bool | None = None
     trace: tuple[Trace, ...] = ()
+    ceiling: float = 1.0
     sums: Sums | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -93,6 +97,7 @@ class Estimate:
         num_adaptive: int = 0,
         reached: bool | None = None,
         trace: tuple[Trace, ...] = (),
+        ceiling: float = 1.0,
     ) -> Estimate:
         """Computes the estimate from the sums of draws.
 
@@ -103,7 +108,7 @@ class Estimate:
         return cls(
             estimate=mean,
             standard_error=error,
-            interval=_interval(sums, method, mean, error, freedom, confidence),
+            interval=_interval(sums, method, mean, error, freedom, confidence, ceiling),
             confidence=confidence,
             num_samples=sums.count,
             num_nonzero=sums.terms.count,
@@ -117,6 +122,7 @@ class Estimate:
             seed=seed,
             reached=reached,
             trace=trace,
+            ceiling=ceiling,
             sums=sums,
         )
 
@@ -146,6 +152,7 @@ class Estimate:
             self.seed + other.seed,
             confidence=self.confidence,
             num_adaptive=self.num_adaptive + other.num_adaptive,
+            ceiling=max(self.ceiling, other.ceiling),
         )
 
     @property
@@ -244,7 +251,7 @@ def _is_constant(sums: Sums) -> bool:
 
 
 def _interval(
-    sums: Sums, method: Method, mean: float, error: float, freedom: float, confidence: float
+    sums: Sums, method: Method, mean: float, error: float, freedom: float, confidence: float, ceiling: float
 ) -> tuple[float, float]:
     has_controls = len(sums.moments.mean) > _first_control(sums)
     if not sums.is_indicator or (has_controls and sums.terms.count):
@@ -253,7 +260,7 @@ def _interval(
         return clopper_pearson(sums.terms.count, sums.count, confidence)
     if sums.terms.count == 0:
         # no weight of the event was ever seen, so that nothing but the range of a probability bounds the mean
-        return 0.0, 1.0
+        return 0.0, ceiling
     if method == "self-normalised importance":
         log_mean_w = float(sums.weights.log_mean())
         if mean > 0.5:
@@ -267,7 +274,7 @@ def _interval(
     low, high = weighted_events(mean, error, math.exp(float(sums.terms.maximum)), sums.count, confidence)
     # the share of hits has an error of its own, which few misses do not show
     least, _ = clopper_pearson(sums.terms.count, sums.count, confidence)
-    return min(low, mean * least * sums.count / sums.terms.count), min(high, 1.0)
+    return min(low, mean * least * sums.count / sums.terms.count), min(high, ceiling)
 
 
 def _pareto_k(sums: Sums, method: Method) -> float:
@@ -309,6 +316,9 @@ def _tail_sentence(estimate: Estimate) -> str:
         )
     if hits < FEW:
         return f"Only {hits} of {estimate.num_samples:,} samples hit (f(x) was not 0): trust the interval alone."
+    largest = estimate.largest_share * hits
+    if khat >= 0.5 and largest < SMALL:
+        return f"The largest term is only {largest:.1f} times the mean of those other than 0: they have no tail."
     if khat >= 0.7:
         return (
             f"k-hat = {khat:.2f} >= 0.7: the terms are so heavy-tailed that the estimate is unreliable, and probably "

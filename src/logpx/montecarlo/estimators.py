@@ -25,7 +25,7 @@ from torch.distributions import Distribution
 
 from ..progress import track
 from ..utils import chunks
-from .density import LogDensity, event_size, log_density, require_support, require_unbatched
+from .density import LogDensity, ceiling, event_size, log_density, require_support, require_unbatched
 from .draws import FIRST_BLOCK, block_ends, keyed_draws, largest_block, map_blocks
 from .estimate import FEW, Estimate, Method, Trace
 from .sums import Sums
@@ -342,7 +342,14 @@ class _Engine:
         return [(a + i, a + j) for a, b in pairwise(marks) for i, j in chunks(b - a, size)]
 
     def _estimate(self, sums: Sums, trace: list[Trace]) -> Estimate:
-        return Estimate.of(sums, self.method, (self.seed,), confidence=self.confidence, trace=tuple(trace))
+        return Estimate.of(
+            sums,
+            self.method,
+            (self.seed,),
+            confidence=self.confidence,
+            trace=tuple(trace),
+            ceiling=ceiling(self.draw.nominal, self.method == "self-normalised importance"),
+        )
 
     def _traced(self, sums: Sums) -> Trace:
         if self.method == "self-normalised importance" and not sums.moments.mean[1] > 0:

@@ -185,7 +185,7 @@ def _estimate(pieces: Sequence[Sums], points: Points, confidence: float, seed: i
     total = pieces[0]
     for piece in pieces[1:]:
         total = total.merged(piece)
-    means = torch.stack([piece.moments.mean[0] for piece in pieces])
+    means = torch.stack([piece.moments.mean[0] * piece.moments.log_scale[0].exp() for piece in pieces])
     spread = Estimate.of(Sums.of(means), "plain", (seed,))
     return dataclasses.replace(
         Estimate.of(total, "plain", (seed,), confidence=confidence),

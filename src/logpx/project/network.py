@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import graphlib
 import heapq
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -98,9 +99,10 @@ class Project:
         tasks: The n tasks, in any order.
         name: What the project is called.
         unit: The unit of all times, in the plural.
+        deadline: When the project is due, positive, or None.
 
     Raises:
-        ValueError: If there is no task.
+        ValueError: If there is no task, or the deadline is not positive.
         TaskError: If an id is used twice, a predecessor is unknown, or tasks wait for each other in a circle.
 
     Example:
@@ -116,11 +118,14 @@ class Project:
     tasks: tuple[Task, ...]
     name: str = ""
     unit: str = "days"
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         if not self.tasks:
             raise ValueError("A project must have at least one task, but has none: add one.")
+        if self.deadline is not None and not 0 < self.deadline < math.inf:
+            raise ValueError(f"A deadline must be positive and finite, but is {self.deadline}: give it in {self.unit}.")
         known: set[str] = set()
         for index, task in enumerate(self.tasks):
             if task.id in known:
@@ -216,9 +221,10 @@ class Project:
     def schedule(self, x: Tensor) -> Schedule:
         r"""Returns when tasks start and end, which are critical, and their slack.
 
-        Backwards from the end, a task may end as late as :math:`l_i = \min_{k \in \mathrm{succ}(i)} (l_k - x_k)`, or T
-        where none waits for it; its slack is :math:`l_i - f_i`. It is critical if it ends at T, or if a critical task
-        starts at its very end: as a start is a copy of an end, rounding cannot blur this.
+        Backwards from the end, a task may end as late as its successors k allow, each of which may start as late as
+        its own slack allows, :math:`l_i = \min_k (s_k + \mathrm{slack}_k)`, or at T where none waits for it; its slack is
+        :math:`l_i - f_i`. It is critical if it ends at T, or if a critical task starts at its very end: as a start is a
+        copy of an end, rounding cannot blur this.
 
         References:
             Critical-path planning and scheduling (Kelley and Walker, 1959).
@@ -237,7 +243,7 @@ class Project:
             np.add(start[i], columns[i], out=finish[i])
         ends = [finish[i] for i in self.order if not self.successors[i]]
         completion = _fold(np.maximum, ends, np.empty_like(ends[0]))
-        critical, slack = self._backwards(columns, start, finish, completion)
+        critical, slack = self._backwards(start, finish, completion)
         tables = [torch.from_numpy(table).T for table in (start, finish, critical, slack)]
         return Schedule(tables[0], tables[1], torch.from_numpy(completion), tables[2], tables[3])
 
@@ -254,24 +260,22 @@ class Project:
                 np.maximum(completion, finish[task], out=completion)
 
     def _backwards(
-        self, columns: np.ndarray, start: np.ndarray, finish: np.ndarray, completion: np.ndarray
+        self, start: np.ndarray, finish: np.ndarray, completion: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns which tasks are critical and their slack, with shape (n, S)."""
-        critical, slack = np.zeros(columns.shape, bool), np.empty_like(columns)
-        latest_start, same = np.empty_like(columns), np.empty(len(completion), bool)
+        critical, slack = np.zeros(start.shape, bool), np.empty_like(start)
+        same = np.empty(len(completion), bool)
         for i in reversed(self.order):
-            later = [latest_start[k] for k in self.successors[i]] or [completion]
-            latest_finish = _fold(np.minimum, later, slack[i])
-            np.subtract(latest_finish, columns[i], out=latest_start[i])
-            if not self.successors[i]:
+            later = self.successors[i]
+            # l_i = min_k (s_k + slack_k), which rounding cannot bring below f_i, as s_k >= f_i and slack_k >= 0
+            latest = _fold(np.minimum, [start[k] + slack[k] for k in later], slack[i]) if later else completion
+            np.subtract(latest, finish[i], out=slack[i])
+            if not later:
                 np.equal(finish[i], completion, out=critical[i])
-            for k in self.successors[i]:
+            for k in later:
                 np.equal(start[k], finish[i], out=same)
                 np.logical_and(same, critical[k], out=same)
                 np.logical_or(critical[i], same, out=critical[i])
-            np.subtract(latest_finish, finish[i], out=slack[i])
-            np.maximum(slack[i], 0, out=slack[i])
-            np.multiply(slack[i], np.logical_not(critical[i], out=same), out=slack[i])
         return critical, slack
 
     @cached_property

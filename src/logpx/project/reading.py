@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import difflib
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from .durations import Duration, parse_duration
 from .network import Project, Task, TaskError
 
 EXAMPLE = Path(__file__).with_name("example.yaml")
-PROJECT_KEYS = ("name", "unit", "tasks")
+PROJECT_KEYS = ("name", "unit", "deadline", "tasks")
 TASK_KEYS = ("id", "name", "predecessors", "duration")
 
 
@@ -31,9 +32,9 @@ def read_project(path: str | Path) -> Project:
     """Reads a project from a .yaml, .yml or .csv file.
 
     In YAML, `tasks` is a list of mappings with the keys id, duration and, if wanted, predecessors and name; beside it
-    `name` and `unit` may stand. In CSV, a header names columns id, predecessors, duration and, if wanted, name, in any
-    order, and each row is a task. Predecessors are a YAML list, or ids between which there are spaces, commas or
-    semicolons. For durations see :func:`parse_duration`.
+    `name`, `unit` and `deadline` may stand. In CSV, a header names columns id, predecessors, duration and, if wanted,
+    name, in any order, and each row is a task. Predecessors are a YAML list, or ids between which there are spaces,
+    commas or semicolons. For durations see :func:`parse_duration`.
 
     Ids are compared as they are written, except that spreadsheets like to write 1 as 1.0: a predecessor for which there
     is no task under its own name is taken for the task of the same whole number.
@@ -107,7 +108,9 @@ class _File:
             if keys.count(key) > 1:
                 self.fail(line, f"{what} {key!r} must be there once, but is there {keys.count(key)} times: drop one.")
 
-    def project(self, rows: Sequence[_Row], line: int, name: str = "", unit: str = "days") -> Project:
+    def project(
+        self, rows: Sequence[_Row], line: int, name: str = "", unit: str = "days", deadline: float | None = None
+    ) -> Project:
         """Returns the project of the tasks, which begin after some line."""
         if not rows:
             self.fail(line, "a project must have at least one task, but has none: add one.")
@@ -119,7 +122,7 @@ class _File:
             lines[row.id] = row.line
         try:
             tasks = [Task(row.id, row.duration, _resolved(row.predecessors, lines), row.name) for row in rows]
-            return Project(tuple(tasks), name, unit)
+            return Project(tuple(tasks), name, unit, deadline)
         except TaskError as error:
             self.fail(rows[error.index].predecessors_line, str(error))
 
@@ -189,7 +192,7 @@ def _csv_row(file: _File, line: int, header: list[str], cells: list[str]) -> _Ro
     return _Row(line, row["id"], row.get("name", ""), _split(row["predecessors"]), line, duration)
 
 
-def _read_yaml(file: _File) -> tuple[list[_Row], int, str, str]:
+def _read_yaml(file: _File) -> tuple[list[_Row], int, str, str, float | None]:
     keys = _mapping(file, _composed(file), "the file", PROJECT_KEYS)
     if "tasks" not in keys:
         file.fail(1, f"key 'tasks' must be there, but the file has only {', '.join(keys)}: list the tasks in it.")
@@ -199,7 +202,18 @@ def _read_yaml(file: _File) -> tuple[list[_Row], int, str, str]:
     rows = [] if _is_null(tasks) else [_yaml_row(file, node) for node in tasks.value]
     name = _scalar(file, keys["name"], "name") if "name" in keys else ""
     unit = (_scalar(file, keys["unit"], "unit") if "unit" in keys else "") or "days"
-    return rows, _line(tasks), name, unit
+    return rows, _line(tasks), name, unit, _deadline(file, keys["deadline"]) if "deadline" in keys else None
+
+
+def _deadline(file: _File, node: yaml.Node) -> float | None:
+    text = _scalar(file, node, "deadline")
+    try:
+        deadline = float(text) if text else None
+    except ValueError:
+        deadline = -1.0
+    if deadline is not None and not 0 < deadline < math.inf:
+        file.fail(_line(node), f"the deadline must be a positive number, but is {text!r}: write one such as 70.")
+    return deadline
 
 
 def _composed(file: _File) -> yaml.Node:

@@ -313,4 +313,6 @@ def _(family: Durations, x: Tensor, log_w: Tensor) -> Durations:
 def _(proposal: Durations, nominal: Durations) -> Durations:
     """Widens task by task."""
     pairs: list[Any] = list(zip(proposal.components, nominal.components, strict=True))
-    return Durations([widened(q, p) if isinstance(q, Distribution) else q for q, p in pairs])
+    wide = [widened(q, p) if isinstance(q, Distribution) else q for q, p in pairs]
+    changed = any(after is not before for after, before in zip(wide, proposal.components, strict=True))
+    return Durations(wide) if changed else proposal

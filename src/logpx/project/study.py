@@ -25,7 +25,7 @@ COMPARED = ("plain", "scale=4", *(f"critical-path={factor}" for factor in (2, 3,
 # Trials of a comparison: plain Monte Carlo needs the most.
 PLAIN_TRIALS, PROPOSAL_TRIALS = 5_000_000, 300_000
 # Where the running estimate is kept: from 1,000 trials on, 20 times per decade.
-TRACE = tuple(round(1000 * 10 ** (k / 20)) for k in range(75)) + (PLAIN_TRIALS,)
+TRACE = (*(round(1000 * 10 ** (k / 20)) for k in range(75)), PLAIN_TRIALS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def study(
 
     Arguments:
         project: The project.
-        deadline: The deadline, in the project's unit.
+        deadline: The deadline, in the project's unit; by default its own, if it has one.
         proposal: How the durations are drawn for its probability; see :func:`deadline_probability`.
         relative_error: The relative standard error at which that estimate stops.
         num_trials: The number of plain trials, for all but the deadline.
@@ -88,6 +88,7 @@ def study(
         ValueError: If an argument is out of range.
         LogpxError: If proposals are to be compared without a deadline.
     """
+    deadline = project.deadline if deadline is None else deadline
     if compare and deadline is None:
         raise LogpxError("Proposals are compared by the probability of a deadline, but there is none: give one.")
     started = time.perf_counter()

@@ -22,7 +22,8 @@ def lines(study: Study) -> Iterator[str]:
     )
     for q in QUANTILES:
         low, high = simulation.quantile_interval(q, study.confidence)
-        yield f"  P{100 * q:<15.0f}{simulation.quantile(q):.2f} {unit} ({study.confidence:.0%} interval {low:.2f} to {high:.2f})"
+        interval = f"{study.confidence:.0%} interval {low:.2f} to {high:.2f}"
+        yield f"  P{100 * q:<15.0f}{simulation.quantile(q):.2f} {unit} ({interval})"
     path = " → ".join(study.project.critical_path())
     yield f"critical path    {path}: {study.project.mean_completion:g} {unit} if every task took its mean"
     yield ""
@@ -51,7 +52,8 @@ def _headline(study: Study) -> Iterator[str]:
         return
     low, high = risk.interval
     spent = f" + {risk.num_adaptive:,} to fit the proposal" if risk.num_adaptive else ""
-    yield f"P(completion >= {study.deadline:g} {unit}) = {risk.estimate:.4g} ± {risk.standard_error:.2g} (one standard error)"
+    number = f"{risk.estimate:.4g} ± {risk.standard_error:.2g} (one standard error)"
+    yield f"P(completion >= {study.deadline:g} {unit}) = {number}"
     yield f"  {risk.confidence:.0%} interval   {low:.4g} to {high:.4g}; {one_in(risk.estimate)}"
     yield f"  cost           {risk.num_samples:,} trials{spent} (proposal {study.proposal})"
     yield f"  diagnosis      {risk.diagnosis}"

@@ -221,8 +221,8 @@ class Project:
     def schedule(self, x: Tensor) -> Schedule:
         r"""Returns when tasks start and end, which are critical, and their slack.
 
-        Backwards from the end, a task may end as late as its successors k allow, each of which may start as late as
-        its own slack allows, :math:`l_i = \min_k (s_k + \mathrm{slack}_k)`, or at T where none waits for it; its slack is
+        Backwards from the end, a task may end when its successors k must start at the latest, each by its own slack
+        after it could, :math:`l_i = \min_k (s_k + \mathrm{slack}_k)`, or at T where none waits for it; its slack is
         :math:`l_i - f_i`. It is critical if it ends at T, or if a critical task starts at its very end: as a start is a
         copy of an end, rounding cannot blur this.
 

@@ -34,8 +34,7 @@ from torch.distributions import (
     Weibull,
 )
 
-from logpx.montecarlo import Estimate, expectation
-from logpx.montecarlo import quasi as quasi_module
+from logpx.montecarlo import Estimate, clopper_pearson, expectation
 from logpx.montecarlo.quasi import quasi_expectation
 
 Points = Literal["sobol", "stratified"]
@@ -66,38 +65,45 @@ def rmse(found: list[Estimate], truth: float) -> float:
     return math.sqrt(np.mean([(e.estimate - truth) ** 2 for e in found]))
 
 
-def rate(dim: int, points: Points | None, f: Callable[[Tensor], Tensor] = smooth, truth: float | None = None) -> float:
-    """Returns the slope of log RMSE on log n, over 30 estimates at each of 4 sizes from 32 to 2,048."""
+def rate(
+    dim: int,
+    points: Points | None,
+    f: Callable[[Tensor], Tensor] = smooth,
+    truth: float | None = None,
+    times: int = 20,
+) -> float:
+    """Returns the slope of log RMSE on log n, over estimates at each of 4 sizes from 32 to 2,048."""
     truth = (math.e - 1) ** dim if truth is None else truth
     sizes, errors = [2**k for k in (5, 7, 9, 11)], []
     for n in sizes:
         if points is None:
-            found = [expectation(f, cube(dim), num_samples=n, seed=seed) for seed in range(30)]
+            found = [expectation(f, cube(dim), num_samples=n, seed=seed) for seed in range(times)]
         else:
-            found = estimates(f, cube(dim), n, points, 30)
+            found = estimates(f, cube(dim), n, points, times)
         errors.append(rmse(found, truth))
     return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
 
 
-# The log of an RMSE of 30 normal errors has a standard error of 0.13, the slope over 4 sizes of 0.04: the bounds are 4
+# The log of an RMSE of 20 normal errors has a standard error of 0.16, the slope over 4 sizes of 0.05: the bounds are 4
 # of them away from theory, false alarm 6e-5 each.
 
 
 def test_the_error_of_scrambled_nets_falls_as_the_power_minus_three_halves_or_faster() -> None:
-    # scrambling by matrices errs much less than by chance in most randomisations and more in few: an RMSE of 30 may
-    # miss these, and then falls faster than theory. With 3 dimensions come logarithms, which look like a lower power
-    assert rate(1, "sobol") < -1.35
-    assert -1.75 < rate(3, "sobol") < -1.15
+    # scrambling by matrices errs much less than by chance in most randomisations and more in few: an RMSE of 40 may
+    # miss these, and then falls faster than theory. With 3 dimensions come logarithms, which look like a lower power.
+    # Measured over 16 sets of seeds: -1.85 with a standard deviation of 0.22, and -1.34 with one of 0.04
+    assert rate(1, "sobol", times=40) < -1.2
+    assert -1.6 < rate(3, "sobol", times=40) < -1.15
 
 
 def test_the_error_of_independent_draws_falls_as_the_power_minus_one_half() -> None:
-    assert rate(3, None) == pytest.approx(-0.5, abs=0.17)
+    assert rate(3, None) == pytest.approx(-0.5, abs=0.2)
 
 
 def test_strata_gain_a_power_in_one_dimension_and_for_sums_and_only_a_factor_elsewhere() -> None:
-    assert rate(1, "stratified") == pytest.approx(-1.5, abs=0.17)
-    assert rate(3, "stratified", lambda x: x.exp().sum(-1), 3 * (math.e - 1)) == pytest.approx(-1.5, abs=0.17)
-    assert rate(3, "stratified") == pytest.approx(-0.5, abs=0.17)
+    assert rate(1, "stratified") == pytest.approx(-1.5, abs=0.2)
+    assert rate(3, "stratified", lambda x: x.exp().sum(-1), 3 * (math.e - 1)) == pytest.approx(-1.5, abs=0.2)
+    assert rate(3, "stratified") == pytest.approx(-0.5, abs=0.2)
 
 
 @pytest.mark.parametrize("points", POINTS)
@@ -199,21 +205,21 @@ def test_a_constant_is_exact() -> None:
 
 @pytest.mark.parametrize("points", POINTS)
 def test_the_estimate_is_unbiased_from_few_points(points: Points) -> None:
-    # 400 estimates from 2 x 4 points of f = e^(x + y + z): within 4.5 standard errors, false alarm 7e-6
-    found = np.array([e.estimate for e in estimates(smooth, cube(3), 8, points, 400)])
-    z = (found.mean() - (math.e - 1) ** 3) / (found.std(ddof=1) / math.sqrt(400))
+    # 200 estimates from 2 x 4 points of f = e^(x + y + z): within 4.5 standard errors, false alarm 7e-6
+    found = np.array([e.estimate for e in estimates(smooth, cube(3), 8, points, 200)])
+    z = (found.mean() - (math.e - 1) ** 3) / (found.std(ddof=1) / math.sqrt(200))
     assert abs(z) < 4.5
 
 
 @pytest.mark.parametrize("points", POINTS)
 def test_the_standard_error_speaks_of_the_spread_and_intervals_cover(points: Points) -> None:
-    # at a coverage of 95%, 300 repetitions are within 3.6% of it but for 0.5% of seeds, per case
+    # at a coverage of 95%, 200 repetitions are within 4.4% of it but for 0.5% of seeds, per case
     truth = (math.e - 1) ** 2
-    found = estimates(smooth, cube(2), 4 * 16, points, 300, replicates=4)
+    found = estimates(smooth, cube(2), 4 * 16, points, 200, replicates=4)
     mean_square = np.mean([e.standard_error**2 for e in found])
-    # the variance from 300 has a relative standard error of 8%, the mean square of 5%: false alarm 0.1%
-    assert mean_square == pytest.approx(rmse(found, truth) ** 2, rel=0.32)
-    assert 0.914 <= np.mean([e.interval[0] <= truth <= e.interval[1] for e in found]) <= 0.986
+    # the variance from 200 has a relative standard error of 10%, the mean square of 6%: false alarm 0.1%
+    assert mean_square == pytest.approx(rmse(found, truth) ** 2, rel=0.4)
+    assert 0.906 <= np.mean([e.interval[0] <= truth <= e.interval[1] for e in found]) <= 0.994
 
 
 @pytest.mark.parametrize(
@@ -228,20 +234,31 @@ def test_the_standard_error_speaks_of_the_spread_and_intervals_cover(points: Poi
 )
 def test_intervals_of_an_indicator_cover_although_replicates_mostly_agree(points: Points, mean: float) -> None:
     # each replicate of 32 points has one of two numbers of hits: the interval is exact, and covers at least 95%. Below
-    # 88% of 80 repetitions: 0.8% per case, if it were 95%
-    found = estimates(lambda x: x[:, 0] < mean, cube(1), 8 * 32, points, 80, replicates=8)
-    assert np.mean([e.interval[0] <= mean <= e.interval[1] for e in found]) >= 0.88
+    # 84% of 50 repetitions: 0.4% per case, if it were 95%
+    found = estimates(lambda x: x[:, 0] < mean, cube(1), 8 * 32, points, 50, replicates=8)
+    assert np.mean([e.interval[0] <= mean <= e.interval[1] for e in found]) >= 0.84
     assert all(0 <= e.interval[0] < e.interval[1] <= 1 for e in found)
+
+
+@pytest.mark.parametrize("mean", [0.5, 0.5 + 0.4 / 32, 1.0])
+def test_intervals_of_replicates_that_nearly_agree_are_those_of_a_proportion(mean: float) -> None:
+    # 32 mean is the number of hits of a replicate, or lies between two: then a share of the 8 replicates has one more
+    result = quasi_expectation(lambda x: x[:, 0] < mean, cube(1), num_samples=8 * 32, num_replicates=8)
+    hits, more = divmod(round(result.estimate * 8 * 32), 8)
+    low, high = clopper_pearson(more, 8)
+    low = clopper_pearson(8, 8)[0] - 1 if more == 0 else low
+    assert result.interval == pytest.approx(((hits + low) / 32, min((hits + high) / 32, 1)), rel=1e-12)
+    assert result.standard_error == pytest.approx(stats.sem([0] * (8 - more) + [1] * more) / 32, rel=1e-12)
 
 
 @pytest.mark.parametrize("points", POINTS)
 @pytest.mark.parametrize("mean", [0.004, 0.02])
 def test_intervals_of_an_indicator_cover_with_few_hits(mean: float, points: Points) -> None:
-    # 2 and 10 hits expected of 512; 100 repetitions below 89% at a coverage of 95%: 0.4% per case
+    # 2 and 10 hits expected of 512; 60 repetitions below 85% at a coverage of 95%: 0.3% per case
     edge = stats.norm.isf(mean) * math.sqrt(2)
     p = Independent(Normal(torch.zeros(2, dtype=torch.float64), 1.0), 1)
-    found = estimates(lambda x: x.sum(-1) > edge, p, 8 * 64, points, 100, replicates=8)
-    assert np.mean([e.interval[0] <= mean <= e.interval[1] for e in found]) >= 0.89
+    found = estimates(lambda x: x.sum(-1) > edge, p, 8 * 64, points, 60, replicates=8)
+    assert np.mean([e.interval[0] <= mean <= e.interval[1] for e in found]) >= 0.85
 
 
 @pytest.mark.parametrize("points", POINTS)
@@ -258,12 +275,12 @@ def test_the_variance_is_never_much_above_that_of_independent_draws(
     f: Callable[[Tensor], Tensor], points: Points
 ) -> None:
     # for nets in two dimensions theory bounds the ratio by e, for m strata in each by m / (m - 1). The variance from
-    # 200 has a relative standard error of 10%, as long as errors are nearly normal: 1.5 is 5 of them above 1
+    # 120 has a relative standard error of 13%, as long as errors are nearly normal: 1.6 is 4.6 of them above 1
     n = 2 * 64
-    found = np.array([e.estimate for e in estimates(f, cube(2), n, points, 200)])
+    found = np.array([e.estimate for e in estimates(f, cube(2), n, points, 120)])
     plain = expectation(f, cube(2), num_samples=20_000)
     ratio = found.var(ddof=1) / (plain.standard_error**2 * 20_000 / n)
-    assert ratio < (math.e if points == "sobol" else 1.5)
+    assert ratio < (math.e if points == "sobol" else 1.6)
 
 
 @pytest.mark.parametrize("points", POINTS)
@@ -290,7 +307,7 @@ def test_points_on_the_faces_of_the_cube_are_moved_inside(
         def random(self, size: int) -> np.ndarray:
             return np.stack([np.zeros(self.dim), np.ones(self.dim)])
 
-    monkeypatch.setattr(quasi_module.qmc, "LatinHypercube", Faces)
+    monkeypatch.setattr(stats.qmc, "LatinHypercube", Faces)
     result = quasi_expectation(
         lambda x: x.to(dtype).reshape(2, -1).sum(-1), p, num_samples=4, num_replicates=2, points="stratified"
     )
@@ -325,7 +342,16 @@ def test_an_event_that_was_never_hit_is_not_reported_as_impossible() -> None:
     assert result.estimate == 0 and result.interval[0] == 0
     # the interval ends near the 3.7 / n of independent draws
     assert 3 / 4096 < result.interval[1] < 4 / 4096
-    assert "None of the 4,096 samples" in result.diagnosis
+    assert "for all 4,096 samples" in result.diagnosis
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170])
+def test_the_unit_of_f_is_no_matter(scale: float) -> None:
+    p = Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    usual = quasi_expectation(lambda x: 1 + x**2, p, num_samples=2**10)
+    result = quasi_expectation(lambda x: scale * (1 + x**2), p, num_samples=2**10)
+    assert result.estimate == pytest.approx(scale * usual.estimate, rel=1e-12)
+    assert result.standard_error == pytest.approx(scale * usual.standard_error, rel=1e-9)
 
 
 def test_a_function_of_both_signs_has_no_logarithm() -> None:
@@ -365,6 +391,7 @@ def test_bad_arguments_are_refused_with_a_cure() -> None:
             quasi_expectation(lambda x: x, p, **options)
     with pytest.raises(ValueError, match=r"batch shape \(\), but has \(3,\)"):
         quasi_expectation(lambda x: x, Normal(torch.zeros(3), 1.0))
+    assert stats.qmc.Sobol.MAXDIM == 21_201
     with pytest.raises(ValueError, match="at most 21,201 coordinates, but a draw has 21,202"):
         quasi_expectation(lambda x: x, cube(21_202))
 

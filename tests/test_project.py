@@ -42,7 +42,7 @@ from logpx.project import (
     parse_duration,
     simulate,
 )
-from logpx.project.durations import ScaledBeta, exponential_draws, uniform_draws
+from logpx.project.laws import ScaledBeta, exponential_draws, uniform_draws
 from logpx.project.simulation import Bins
 
 SIGMA = math.sqrt(math.log(1.25))
@@ -213,7 +213,7 @@ def test_the_extreme_bits_give_no_zero_and_no_infinity(
             return np.full(size, self.bits, dtype)
 
     for bits, u, e in ((0, 0.0, deepest), (2**64 - 1, 1.0, 0.0)):
-        monkeypatch.setattr("logpx.project.durations._generator", lambda bits=bits: Extreme(bits))
+        monkeypatch.setattr("logpx.project.laws._generator", lambda bits=bits: Extreme(bits))
         uniform, exponential = uniform_draws((3,), dtype), exponential_draws((3,), dtype)
         assert ((uniform > 0) & (uniform < 1) & (exponential > 0)).all()
         assert uniform.tolist() == pytest.approx([u] * 3, abs=1e-6)

@@ -138,10 +138,16 @@ def test_numbers_of_an_outline_are_not_whole_numbers(tmp_path: Path) -> None:
         ("", "line 1: a project must have at least one task, but the file is empty: list them under 'tasks:'."),
         ("name: x\ntasks:\n", "line 2: a project must have at least one task, but has none: add one."),
         ("name: x\n\ntasks: []\n", "line 3: a project must have at least one task, but has none: add one."),
-        ("- id: 1\n", "line 1: the file must have keys among name, unit, deadline, tasks, but has none: write 'key: value'."),
+        (
+            "- id: 1\n",
+            "line 1: the file must have keys among name, unit, deadline, tasks, but has none: write 'key: value'.",
+        ),
         ("\nname: x\n", "line 1: key 'tasks' must be there, but the file has only name: list the tasks in it."),
         ("name: x\ntasks: 5\n", "line 2: tasks must be a list, but are not: begin each with '- id: ...'."),
-        ("name: x\ntask: []\n", "line 2: unknown key 'task' (did you mean 'tasks'?): allowed are name, unit, deadline, tasks."),
+        (
+            "name: x\ntask: []\n",
+            "line 2: unknown key 'task' (did you mean 'tasks'?): allowed are name, unit, deadline, tasks.",
+        ),
         ("name: [x]\ntasks: []", "line 1: name must be one value, but is a list or a mapping: write it as text."),
         ("name: x\nname: y\n", "line 1: key 'name' must be there once, but is there 2 times: drop one."),
         ("a: b: c", "line 1: the file must be YAML, but is not (mapping values are not allowed here): mend this line."),

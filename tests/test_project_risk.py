@@ -16,7 +16,7 @@ from logpx.montecarlo.fitting import weighted_fit
 from logpx.project import Project, Task, example, parse_duration
 from logpx.project.direction import ScaledDirichlet
 from logpx.project.risk import deadline_probability, longest_completion
-from logpx.project.study import study
+from logpx.project.study import run_study
 from logpx.project.words import lines, one_in, samples_needed
 
 DEADLINE = 70.0
@@ -175,7 +175,7 @@ def test_a_deadline_out_of_reach_is_said_to_be_impossible() -> None:
     project = series("uniform(1, 2)", "3", "pert(0, 1, 4)")
     assert longest_completion(project) == 9
     assert longest_completion(example()) == math.inf
-    found = study(project, 9.5, num_trials=1000, max_samples=1000)
+    found = run_study(project, 9.5, num_trials=1000, max_samples=1000)
     assert found.risk is not None
     assert found.risk.estimate == 0
     assert "exactly 0" in found.notes[0]
@@ -239,7 +239,7 @@ def test_the_fit_of_a_scaled_dirichlet_finds_its_scales() -> None:
 
 
 def test_a_study_in_words_names_its_units_and_costs() -> None:
-    found = study(example(), DEADLINE, num_trials=20_000, compare=["scale=4", "auto"], relative_error=0.02)
+    found = run_study(example(), DEADLINE, num_trials=20_000, compare=["scale=4", "auto"], relative_error=0.02)
     text = "\n".join(lines(found))
     assert "P(completion >= 70 days) = 3." in text
     assert "to fit the proposal (proposal auto)" in text
@@ -263,4 +263,4 @@ def test_probabilities_and_costs_in_words() -> None:
 
 def test_comparing_proposals_needs_a_deadline() -> None:
     with pytest.raises(LogpxError, match="there is none: give one"):
-        study(series("exponential(1)"), compare=["auto"])
+        run_study(series("exponential(1)"), compare=["auto"])

@@ -15,10 +15,10 @@ def _simulate(options: Namespace) -> None:
     if (options.project is None) != options.example:
         raise UsageError("simulate needs a project, either a file or --example: logpx simulate project.yaml.")
     from ..project import example, read_project
-    from ..project.study import COMPARED, study
+    from ..project.study import COMPARED, run_study
     from ..project.words import lines
 
-    result = study(
+    result = run_study(
         example() if options.example else read_project(options.project),
         options.deadline,
         proposal=options.proposal,

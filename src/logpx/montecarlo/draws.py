@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["block_ends", "keyed_draws", "largest_block", "map_blocks"]
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -84,11 +85,15 @@ def map_blocks(
         num_workers: The number of threads; by default as many as torch uses, each with one core.
     """
     blocks = list(blocks)
-    threads = torch.get_num_threads()
-    workers = min(threads if num_workers is None else num_workers, len(blocks))
+    workers = min(_SINGLE.usual() if num_workers is None else num_workers, len(blocks))
     if workers <= 1:
         yield from map(work, blocks)
         return
+    with _SINGLE:
+        yield from _mapped(work, blocks, workers)
+
+
+def _mapped(work: Callable[[_Block], _Result], blocks: list[_Block], workers: int) -> Iterator[_Result]:
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         # twice as many in flight as threads: none waits, and memory does not grow with the number of blocks
@@ -99,5 +104,28 @@ def map_blocks(
                 waiting.append(pool.submit(work, later))
     finally:
         pool.shutdown(cancel_futures=True)
-        # set_num_threads speaks for its own thread and for threads to come: for these it is again as before
-        torch.set_num_threads(threads)
+
+
+class _Single:
+    """While threads of a pool have one core each, so do threads to come: with the last pool they are as before."""
+
+    def __init__(self) -> None:
+        self.lock, self.pools, self.threads = threading.Lock(), 0, 0
+
+    def usual(self) -> int:
+        with self.lock:
+            return self.threads if self.pools else torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.threads = self.threads if self.pools else torch.get_num_threads()
+            self.pools += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.pools -= 1
+            # each pool sets its own threads, so that the usual number may return at once
+            torch.set_num_threads(self.threads)
+
+
+_SINGLE = _Single()

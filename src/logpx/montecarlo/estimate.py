@@ -15,7 +15,7 @@ from ..utils import LogpxError
 from .intervals import clopper_pearson, student, weighted_events
 from .sums import Sums
 
-Method = Literal["plain", "importance", "self-normalised importance"]
+Method = Literal["plain", "importance", "self-normalised importance", "sobol", "stratified"]
 # Below this many terms that are not zero, an error bar is a guess.
 FEW = 10
 LARGE_SHARE = 0.1
@@ -317,7 +317,7 @@ def _tail_sentence(estimate: Estimate) -> str:
     if hits < FEW:
         return f"Only {hits} of {estimate.num_samples:,} samples hit (f(x) was not 0): trust the interval alone."
     largest = estimate.largest_share * hits
-    if khat >= 0.5 and largest < SMALL:
+    if khat >= 0.5 and largest < SMALL and estimate.method != "self-normalised importance":
         return f"The largest term is only {largest:.1f} times the mean of those other than 0: they have no tail."
     if khat >= 0.7:
         return (

@@ -20,7 +20,6 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from scipy.stats import qmc
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal
 
@@ -36,6 +35,8 @@ Points = Literal["sobol", "stratified"]
 EDGE = 2.0**-52
 # The usual 30 binary digits would leave u = 0 in reach, and steps of 1e-9 in the tail.
 SOBOL_DIGITS = 52
+# Directions for more coordinates are not known to scipy.
+SOBOL_DIMENSIONS = 21_201
 
 
 def quasi_expectation(
@@ -137,9 +138,9 @@ def _require_range(confidence: float, num_workers: int | None) -> None:
 
 
 def _require_dimension(dim: int, points: Points) -> None:
-    if points == "sobol" and dim > qmc.Sobol.MAXDIM:
+    if points == "sobol" and dim > SOBOL_DIMENSIONS:
         raise ValueError(
-            f"Sobol' points have at most {qmc.Sobol.MAXDIM:,} coordinates, but a draw has {dim:,}: take "
+            f"Sobol' points have at most {SOBOL_DIMENSIONS:,} coordinates, but a draw has {dim:,}: take "
             "points='stratified'."
         )
 
@@ -173,6 +174,9 @@ def _has_icdf(p: Distribution) -> bool:
 
 def _points(points: Points, size: int, dim: int) -> Tensor:
     """Returns one randomised set of points inside of the cube, in float64, with shape (size, dim)."""
+    # scipy.stats takes a second to import: only who asks for such points waits for it
+    from scipy.stats import qmc
+
     rng = np.random.default_rng(int(torch.randint(2**63 - 1, ())))
     if points == "sobol":
         u = qmc.Sobol(dim, scramble=True, bits=SOBOL_DIGITS, rng=rng).random(size)

@@ -19,7 +19,7 @@ from torch.distributions import Distribution, constraints
 from torch.types import _size
 
 from ..montecarlo.fitting import weighted_fit
-from .durations import exponential_draws
+from .laws import exponential_draws
 
 NUM_STEPS = 100
 TOLERANCE = 1e-3

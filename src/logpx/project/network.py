@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ..utils import chunks
-from .durations import Duration, Durations
+from .durations import Duration
+from .joint import Durations
 
 # Draws that are taken through the network together, so that the finishes of some tasks stay in a core's cache.
 CHUNK = 2**14

@@ -16,37 +16,23 @@ __all__ = ["deadline_probability", "longest_completion"]
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import AffineTransform, Beta, Distribution, Exponential, Gamma, TransformedDistribution
+from torch.distributions import AffineTransform, Beta, Distribution, TransformedDistribution
 
 from ..montecarlo.cross_entropy import cross_entropy
-from ..montecarlo.draws import keyed_draws
 from ..montecarlo.estimate import Estimate
 from ..montecarlo.estimators import DEFAULT_CAP, expectation, importance_sampling
 from ..montecarlo.fitting import weighted_fit
-from ..montecarlo.mixture import Mixture, defensive, widened
-from ..utils import generator
+from ..montecarlo.mixture import defensive, widened
 from .direction import ScaledDirichlet
-from .durations import Duration, Durations
+from .durations import Duration
+from .joint import Durations
 from .network import Project
-
-# Draws per stage of a fit: enough for this many per task.
-DRAWS_PER_TASK = 100
-LEAST_DRAWS = 1000
-# In a stage the deadline rises as far as this share of the draws still counts.
-ESS_SHARE = 0.1
-MAX_STAGES = 50
-NUM_REFINEMENTS = 3
-BISECTIONS = 30
-# Beside the fit, which follows one path, the proposal lengthens each of so many paths by a factor, with a share in all.
-MAX_PATHS = 20
-PATH_FACTOR = 4.0
-PATH_SHARE = 0.25
+from .radial import MAX_STAGES, LateGivenDirection, draws_per_stage, fit_direction, is_homogeneous
 
 
 def deadline_probability(
@@ -101,7 +87,7 @@ def deadline_probability(
     if name != "auto":
         chosen = set(project.critical_path()) if name == "critical-path" else set(project.ids)
         return importance_sampling(late, nominal, _stretched(project, chosen, factor), **options.to_dict())
-    by = _by_direction if _is_gamma(project) else _by_cross_entropy
+    by = _by_direction if is_homogeneous(project) else _by_cross_entropy
     return by(project, deadline, options)
 
 
@@ -141,85 +127,18 @@ class _Options:
 
 def _by_direction(project: Project, deadline: float, options: _Options) -> Estimate:
     """Integrates the radius of exponential and gamma durations out, and draws their direction."""
-    late = _LateGivenDirection(project, *_gamma_parameters(project))
+    late = LateGivenDirection.of(project)
     nominal = ScaledDirichlet(late.shapes)
-    fitted, spent = _fit_direction(nominal, late, deadline, options.seed)
+    fitted, spent = fit_direction(nominal, late, deadline, options.seed)
     estimate = importance_sampling(lambda d: late(d, deadline), nominal, fitted, **options.to_dict(spent))
     return options.with_fit(estimate, spent)
-
-
-@dataclasses.dataclass(frozen=True)
-class _LateGivenDirection:
-    """P(T >= t | D = d), with shape (S,)."""
-
-    project: Project
-    shapes: Tensor
-    scales: Tensor
-
-    def __call__(self, d: Tensor, t: float) -> Tensor:
-        # Q(K, t / T(theta d))
-        ratio = t / self.project.completion(_placed(self.project, d * self.scales))
-        return torch.special.gammaincc(self.shapes.sum(), ratio)
-
-    def path_scales(self, d: Tensor, log_w: Tensor) -> list[Tensor]:
-        """Returns scales that lengthen the longest path of some draws, one set for each of the likeliest paths."""
-        critical = _random(self.project, self.project.schedule(_placed(self.project, d * self.scales)).critical)
-        # draws of one longest path share a random number
-        mark = torch.rand(critical.shape[1], dtype=d.dtype, generator=generator(0, "paths"))
-        _, path = torch.unique(critical.to(d.dtype) @ mark, return_inverse=True)
-        share = torch.zeros(int(path.max()) + 1, dtype=d.dtype).index_add_(0, path, torch.softmax(log_w, 0))
-        first = torch.full_like(share, len(d), dtype=torch.long).scatter_reduce_(0, path, torch.arange(len(d)), "amin")
-        likeliest = first[share.topk(min(MAX_PATHS, len(share))).indices]
-        return [torch.where(critical[i], PATH_FACTOR, 1.0).to(d.dtype) for i in likeliest.tolist()]
-
-
-def _fit_direction(
-    nominal: ScaledDirichlet, late: _LateGivenDirection, deadline: float, seed: int
-) -> tuple[Distribution, int]:
-    """Fits a proposal by cross-entropy to P(T >= t | d) p(d), for t that rises to the deadline."""
-    num, stages, refinements = _draws_per_stage(len(nominal.concentration)), 0, 0
-    fitted: Distribution = nominal
-    proposal: Distribution = nominal
-    while refinements < NUM_REFINEMENTS and stages < MAX_STAGES:
-        with keyed_draws(seed, "direction", stages):
-            d = proposal.sample((num,))
-        log_w = nominal.log_prob(d) - proposal.log_prob(d)
-        level = _next_deadline(partial(_log_weights_at, late, d, log_w), deadline)
-        log_w = _log_weights_at(late, d, log_w, level)
-        fitted = weighted_fit(fitted, d, log_w)
-        paths = [ScaledDirichlet(nominal.concentration, scale) for scale in late.path_scales(d, log_w)]
-        proposal = Mixture([fitted, *paths], [1 - PATH_SHARE] + [PATH_SHARE / len(paths)] * len(paths))
-        stages, refinements = stages + 1, refinements + (level == deadline)
-    return proposal, stages * num
-
-
-def _log_weights_at(late: _LateGivenDirection, d: Tensor, log_w: Tensor, t: float) -> Tensor:
-    return log_w + late(d, t).log()
-
-
-def _next_deadline(log_weights: Callable[[float], Tensor], deadline: float) -> float:
-    """Returns the latest time up to the deadline at which a tenth of the draws still counts."""
-    low, high = 0.0, deadline
-    if _ess_share(log_weights(deadline)) >= ESS_SHARE:
-        return deadline
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _ess_share(log_weights(middle)) >= ESS_SHARE else (low, middle)
-    return low
-
-
-def _ess_share(log_w: Tensor) -> float:
-    if not bool((log_w > -math.inf).any()):
-        return 0.0
-    w = torch.softmax(log_w, 0)
-    return 1 / float(w.square().sum()) / len(w)
 
 
 def _by_cross_entropy(project: Project, deadline: float, options: _Options) -> Estimate:
     """Fits the duration of each task in its family, a Beta distribution where it is bounded."""
     nominal = project.durations
     family = Durations([_adaptable(task.duration) for task in project.tasks])
-    num = _draws_per_stage(len(project.tasks))
+    num = draws_per_stage(len(project.tasks))
     fit = cross_entropy(
         project.completion, nominal, deadline, family=family, num_samples=num, max_stages=MAX_STAGES, seed=options.seed
     )
@@ -228,10 +147,6 @@ def _by_cross_entropy(project: Project, deadline: float, options: _Options) -> E
         lambda x: project.completion(x) >= deadline, nominal, q, **options.to_dict(fit.num_samples)
     )
     return options.with_fit(late, fit.num_samples)
-
-
-def _draws_per_stage(num_tasks: int) -> int:
-    return max(LEAST_DRAWS, DRAWS_PER_TASK * num_tasks)
 
 
 def _adaptable(duration: Duration) -> Distribution | float:
@@ -271,35 +186,6 @@ def _upper(duration: Duration) -> float:
     if duration.is_fixed:
         return duration.mean
     return duration.parameters[-1] if duration.family in ("uniform", "triangular", "pert") else math.inf
-
-
-def _is_gamma(project: Project) -> bool:
-    """Whether completion is homogeneous in exponential and gamma durations: all others are fixed at 0."""
-    laws = [task.duration for task in project.tasks]
-    return all(
-        isinstance(law.distribution(), Exponential | Gamma) if not law.is_fixed else law.mean == 0 for law in laws
-    )
-
-
-def _gamma_parameters(project: Project) -> tuple[Tensor, Tensor]:
-    """Returns the shapes k and scales of the random durations, in float64."""
-    laws: list[Any] = [t.duration.distribution(torch.float64) for t in project.tasks if not t.duration.is_fixed]
-    shapes = [law.concentration if isinstance(law, Gamma) else torch.ones_like(law.rate) for law in laws]
-    return torch.stack(shapes), torch.stack([1 / law.rate for law in laws])
-
-
-def _random(project: Project, columns: Tensor) -> Tensor:
-    """Returns the columns of the random durations."""
-    return columns[:, [i for i, task in enumerate(project.tasks) if not task.duration.is_fixed]]
-
-
-def _placed(project: Project, x: Tensor) -> Tensor:
-    """Returns durations of all tasks from those of the random ones; the others are 0."""
-    if x.shape[1] == len(project.tasks):
-        return x
-    columns = x.new_zeros(len(project.tasks), len(x))
-    columns[[i for i, task in enumerate(project.tasks) if not task.duration.is_fixed]] = x.mT
-    return columns.mT
 
 
 def _parse(proposal: str) -> tuple[str, float]:

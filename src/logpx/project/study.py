@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["COMPARED", "Study", "study"]
+__all__ = ["COMPARED", "Study", "run_study"]
 
 import dataclasses
 import platform
@@ -55,7 +55,7 @@ class Study:
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def study(
+def run_study(
     project: Project,
     deadline: float | None = None,
     *,

@@ -99,6 +99,21 @@ def test_a_module_of_a_narrow_room_imports_only_what_is_granted(module: str) -> 
         assert room(other) == room(module) or granted & {other, room(other)}, f"{module} imports {other}"
 
 
+def test_one_accumulator_and_one_diagnosis_serve_evidence_and_monte_carlo() -> None:
+    accumulators = {m for m in modules() if "LogMeanAccumulator" in defined(m)}
+    diagnoses = {m for m in modules() if "pareto_k" in defined(m)}
+    assert (accumulators, diagnoses) == ({"montecarlo.accumulator"}, {"montecarlo.pareto"})
+    for user in ("evidence.importance", "montecarlo.sums"):
+        assert {"montecarlo", "montecarlo.accumulator"} & imports(user), user
+    assert {"montecarlo.pareto"} <= imports("montecarlo.accumulator")
+
+
+def defined(module: str) -> set[str]:
+    """Returns the classes and functions that a module defines at its top level."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return {node.name for node in ast.parse(modules()[module].read_text()).body if isinstance(node, kinds)}
+
+
 def test_no_module_imports_itself_by_a_detour() -> None:
     graph = {module: imports(module) for module in modules()}
     assert not any("__init__" in others for others in graph.values()), "the facade is for people, not for rooms"

@@ -39,6 +39,7 @@ OPTIONS = {
     "encode": ["RUN [DATA]", "--output", "--data-root"],
     "report": ["RUN", "--data-root"],
     "data": ["--data-root"],
+    "simulate": ["--deadline", "--proposal", "--compare", "--html", "--example", "--num-trials", "--seed"],
 }
 
 
@@ -435,3 +436,53 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     done = subprocess.run(command("data"), stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_project_is_simulated_as_a_process(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run_command("simulate", "--example", "--num-trials", "20000", "--html", page)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "P(completion >= 70 days) = 3.2" in done.stdout
+    assert "1 → 2 → 4 → 10: 15 days" in done.stdout
+    assert "P(T ≥ 70 days)" in page.read_text()
+
+
+def test_proposals_are_compared_and_a_number_of_samples_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["simulate", "--example", "--num-trials", "1000", "--compare", "scale=4", "auto"]
+    text = called(capsys, *words, "--num-samples", "3000", "--confidence", "0.999")
+    assert "cost           3,000 trials" in text
+    assert "99.9% interval" in text
+    assert [line.split()[0] for line in text.splitlines()[-2:]] == ["scale=4", "auto"]
+
+
+TASKS = "id,predecessors,duration\n1,,exponential(2)\n2,1,3\n"
+
+
+def test_a_table_without_a_deadline_has_a_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tasks.csv").write_text(TASKS)
+    text = called(capsys, "simulate", str(tmp_path / "tasks.csv"), "--num-trials", "10000")
+    assert "project: 2 tasks" in text
+    assert "P(completion" not in text
+    assert "1 → 2: 5 days" in text
+
+
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        ([], 2, "needs a project, either a file or --example"),
+        (["--compare", "plan.csv"], 2, "put plan.csv in front of --compare"),
+        (["--example", "--num-samples", "1"], 2, "--num-samples must be at least 2, but is 1"),
+        (["--example", "--confidence", "2"], 2, "--confidence must be between 0 and 1, but is 2.0"),
+        (["--example", "--relative-error", "0"], 2, "--relative-error must be positive, but is 0.0"),
+        (["--example", "--deadline", "-5"], 2, "--deadline must be positive and finite, but is -5.0"),
+        (["--example", "--proposal", "foo"], 2, "The proposal must be plain, auto"),
+        (["--example", "--compare", "scale=4", "foo"], 2, "The proposal must be plain, auto"),
+        (["nowhere.yaml"], 1, "there is none: correct the path"),
+    ],
+)
+def test_wrong_words_of_simulate_are_refused_before_any_work(
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got, text = refused(capsys, "simulate", *words)
+    assert (got, text.count("\n")) == (code, 1)
+    assert message in text

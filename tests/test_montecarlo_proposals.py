@@ -885,3 +885,8 @@ def test_bad_arguments_of_adaptive_sampling_are_refused() -> None:
         amis(one, torch.sqrt, START)
     with pytest.raises(LogpxError, match="all 2,000 weights are 0"):
         amis(one, lambda x: x.log() * 0 - math.inf, Exponential(1.0), normalized=True, num_stages=2)
+
+
+def test_self_normalised_stages_refuse_a_proposal_that_misses_a_part_of_p() -> None:
+    with pytest.raises(ValueError, match="it is 0 for"):
+        adaptive_importance_sampling(lambda x: x > 0, Normal(0.0, 1.0), Exponential(1.0), normalized=True)

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .density import LogDensity, ceiling, log_density, require_support, require_unbatched
+from .density import LogDensity, ceiling, log_density, require_comparable, require_support, require_unbatched
 from .draws import keyed_draws
-from .estimate import Estimate, Method
+from .estimate import Estimate
 from .estimators import Function
 from .fitting import weighted_fit
+from .solve import Method
 from .sums import Sums
 
 
@@ -84,10 +85,11 @@ def adaptive_importance_sampling(
         '0.251'
     """
     _require_sensible(nominal, proposal, num_stages, num_samples, confidence)
-    require_support(f, nominal, proposal, seed)
+    require_comparable(nominal, proposal)
+    require_support(f, nominal, proposal, seed, normalized)
     draws = _Draws.of(f, nominal, proposal, num_samples, seed)
     for _ in range(1, num_stages):
-        log_target = draws.log_w if normalized else draws.log_w + draws.f.abs().log()
+        log_target = draws.log_w if normalized else draws.log_w + draws.f.double().abs().log()
         if bool((log_target > -math.inf).any()):
             proposal = weighted_fit(proposal, draws.x, log_target)
         draws = draws.extended(f, nominal, proposal, seed)
@@ -151,7 +153,7 @@ def _values(f: Function, x: Tensor, log_p: Tensor) -> Tensor:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"f must return shape {tuple(x.shape[:1])}, but got {got}: one value per draw.")
     # f need not be defined where p is 0
-    values = torch.where(log_p > -math.inf, values, torch.zeros_like(values)).double()
+    values = torch.where(log_p > -math.inf, values, torch.zeros_like(values))
     _require(torch.isfinite(values), "f(x)", values, x)
     return values
 

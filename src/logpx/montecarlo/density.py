@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["LogDensity", "ceiling", "event_size", "log_density", "require_support", "require_unbatched"]
+__all__ = [
+    "LogDensity",
+    "ceiling",
+    "event_size",
+    "is_discrete",
+    "log_density",
+    "require_comparable",
+    "require_support",
+    "require_unbatched",
+]
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, TransformedDistribution
+from torch.distributions import Distribution, Independent, TransformedDistribution
 
 from .draws import keyed_draws
 
@@ -53,13 +62,39 @@ def ceiling(nominal: LogDensity, normalized: bool = False) -> float:
     return 1.0 if isinstance(nominal, Distribution) or normalized else torch.inf
 
 
+def is_discrete(q: Distribution) -> bool | None:
+    """Returns whether a distribution has a probability mass function, or None where it does not say."""
+    try:
+        return None if q.support is None else bool(q.support.is_discrete)
+    except NotImplementedError:
+        return None
+
+
+def require_comparable(nominal: LogDensity, proposal: Distribution) -> None:
+    """Raises a ValueError if a density would be divided by a mass function, or events differ in shape."""
+    if not isinstance(nominal, Distribution):
+        return
+    if nominal.event_shape != proposal.event_shape:
+        shapes = f"{tuple(nominal.event_shape)} and {tuple(proposal.event_shape)}"
+        raise ValueError(f"Nominal distribution and proposal must share an event shape, but have {shapes}: match them.")
+    if {is_discrete(nominal), is_discrete(proposal)} == {True, False}:
+        raise ValueError(
+            "Nominal distribution and proposal must both be discrete or both continuous, but one is and the other is "
+            "not: choose a proposal of the same kind."
+        )
+
+
 def event_size(p: Distribution) -> int:
     """Returns the number of numbers in one draw."""
     return p.event_shape.numel()
 
 
-def require_support(f: Callable[[Tensor], Tensor], nominal: LogDensity, proposal: Distribution, seed: int) -> None:
+def require_support(
+    f: Callable[[Tensor], Tensor], nominal: LogDensity, proposal: Distribution, seed: int, normalized: bool
+) -> None:
     r"""Draws from the nominal distribution and looks whether the proposal can draw where :math:`f p \neq 0`.
+
+    Where weights are normalised their mean is an estimate too, which needs all of p.
 
     Raises:
         ValueError: If it cannot, with such an x.
@@ -72,7 +107,7 @@ def require_support(f: Callable[[Tensor], Tensor], nominal: LogDensity, proposal
         except NotImplementedError:
             return
         missed = x[log_density(proposal, x) == -torch.inf]
-        missed = missed[f(missed) != 0] if len(missed) else missed
+        missed = missed[f(missed) != 0] if len(missed) and not normalized else missed
     if len(missed):
         raise ValueError(
             f"The proposal must be positive wherever f p is not 0, but it is 0 for {len(missed)} of {NUM_PILOT:,} "
@@ -82,14 +117,18 @@ def require_support(f: Callable[[Tensor], Tensor], nominal: LogDensity, proposal
 
 
 def _inside(p: Distribution, x: Tensor) -> Tensor:
+    """Returns whether x is in the support, with shape (S,) + the batch shape of p."""
+    if isinstance(p, Independent):
+        inside = _inside(p.base_dist, x)
+        return inside.flatten(-p.reinterpreted_batch_ndims).all(-1) if p.reinterpreted_batch_ndims else inside
     try:
-        inside: Tensor = p.support.check(x)  # type: ignore[union-attr]
+        inside = p.support.check(x)  # type: ignore[union-attr]
     except NotImplementedError:
-        return torch.ones(x.shape[:1], dtype=torch.bool)
-    if isinstance(p, TransformedDistribution) and inside.any():
+        return torch.ones(x.shape[:1] + p.batch_shape, dtype=torch.bool)
+    if isinstance(p, TransformedDistribution):
         # torch knows the range of the last transform alone: a shifted exponential seems to have all reals
-        y = x[inside]
+        y = x
         for transform in reversed(p.transforms):
             y = transform.inv(y)
-        inside = inside.masked_scatter(inside, _inside(p.base_dist, y))
+        inside = inside & _inside(p.base_dist, y)
     return inside

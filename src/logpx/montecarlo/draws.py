@@ -28,6 +28,7 @@ _RANDOM = {
     *("_standard_gamma", "_sample_dirichlet", "normal_", "uniform_", "exponential_", "cauchy_", "geometric_"),
     *("log_normal_", "bernoulli_", "random_"),
 }
+_LIKE = {"rand_like": "rand", "randn_like": "randn", "randint_like": "randint"}
 _Block = TypeVar("_Block")
 _Result = TypeVar("_Result")
 
@@ -55,7 +56,7 @@ def block_ends(largest: int) -> Iterator[int]:
 def keyed_draws(seed: int, *key: int | str) -> Iterator[None]:
     """Within the block, what this thread draws on the CPU is a function of (seed, key) alone.
 
-    Code that draws by other means than torch's functions (C++ extensions, numpy's global state) is not covered.
+    Code that draws by other means than these functions (dropout, C++ extensions, numpy's global state) is not covered.
     """
     with _Keyed(generator(seed, *key)):
         yield
@@ -69,9 +70,15 @@ class _Keyed(TorchFunctionMode):
         self.rng = rng
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") not in _RANDOM:
-            return func(*args, **(kwargs or {}))
-        return func(*args, **{"generator": self.rng, **(kwargs or {})})
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in _LIKE:
+            # rand_like(x, ...) takes no generator in all versions of torch; rand(shape, ...) does
+            x, *rest = args
+            kwargs = {"dtype": x.dtype, "device": x.device, **kwargs}
+            return getattr(torch, _LIKE[name])(*rest, size=x.shape, generator=self.rng, **kwargs)
+        if name not in _RANDOM:
+            return func(*args, **kwargs)
+        return func(*args, **{**kwargs, "generator": kwargs.get("generator") or self.rng})
 
 
 def map_blocks(

@@ -2,25 +2,29 @@ r"""An estimate of a mean, with its error, an interval, and a diagnosis in words
 
 from __future__ import annotations
 
-__all__ = ["Estimate", "Trace"]
+__all__ = ["Estimate", "Trace", "given"]
 
 import dataclasses
 import math
-from typing import Literal
 
-import torch
-from torch import Tensor
-
-from ..utils import LogpxError
-from .intervals import clopper_pearson, student, weighted_events
+from .solve import Method, interval, khat, largest_share, log_estimate, solve
 from .sums import Sums
 
-Method = Literal["plain", "importance", "self-normalised importance", "sobol", "stratified"]
 # Below this many terms that are not zero, an error bar is a guess.
 FEW = 10
 LARGE_SHARE = 0.1
 # Terms that are all below so many times their mean have no tail, whatever shape k-hat finds at their upper end.
 SMALL = 5.0
+
+
+def given(confidence: float) -> str:
+    """Says a confidence in percent, to no more digits than it has.
+
+    Example:
+        >>> given(0.95), given(0.999)
+        ('95%', '99.9%')
+    """
+    return f"{100 * confidence:.10g}%"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,20 +108,20 @@ class Estimate:
         Raises:
             LogpxError: If self-normalised weights are all zero.
         """
-        mean, error, freedom = _solve(sums, method)
+        mean, error, freedom = solve(sums, method)
         return cls(
             estimate=mean,
             standard_error=error,
-            interval=_interval(sums, method, mean, error, freedom, confidence, ceiling),
+            interval=interval(sums, method, (mean, error, freedom), confidence, ceiling),
             confidence=confidence,
             num_samples=sums.count,
             num_nonzero=sums.terms.count,
             num_adaptive=num_adaptive,
             ess=float(sums.terms.ess()) if sums.terms.count else 0.0,
             weight_ess=float(sums.count if sums.weights is None else sums.weights.ess()),
-            pareto_k=_pareto_k(sums, method),
-            largest_share=_largest_share(sums),
-            log_estimate=_log_estimate(sums, method, mean),
+            pareto_k=khat(sums, method),
+            largest_share=largest_share(sums),
+            log_estimate=log_estimate(sums, method, mean),
             method=method,
             seed=seed,
             reached=reached,
@@ -173,8 +177,8 @@ class Estimate:
             sentences.append(f"The largest term alone makes {self.largest_share:.0%} of the sum.")
         if self.reached is False:
             sentences.append(
-                f"The cap of {self.num_samples:,} samples was hit before the target: relative standard error "
-                f"{self.relative_error:.2g}."
+                f"The cap of {self.num_samples:,} samples was hit before the target: standard error "
+                f"{self.standard_error:.2g}, relative {self.relative_error:.2g}."
             )
         return " ".join(sentences)
 
@@ -182,129 +186,15 @@ class Estimate:
         low, high = self.interval
         spent = f" + {self.num_adaptive:,} to fit the proposal" if self.num_adaptive else ""
         return (
-            f"{self.estimate:.6g} ± {self.standard_error:.2g} (one standard error; {self.confidence:.0%} interval "
+            f"{self.estimate:.6g} ± {self.standard_error:.2g} (one standard error; {given(self.confidence)} interval "
             f"{low:.6g} to {high:.6g}), {self.num_samples:,} samples{spent}, {self.method}. {self.diagnosis}"
         )
 
 
-def _solve(sums: Sums, method: Method) -> tuple[float, float, float]:
-    """Returns the estimate, its standard error, and the degrees of freedom."""
-    if method == "self-normalised importance":
-        return _ratio(sums)
-    moments, n = sums.moments, sums.count
-    controls = moments.mean[_first_control(sums) :]
-    freedom = n - 1 - len(controls)
-    mean, error = _adjusted(sums) if len(controls) else (moments.mean[0], (moments.covariance()[0, 0] / n).sqrt())
-    if _is_constant(sums):
-        return _scaled(mean, moments.log_scale[0]), 0.0, math.inf
-    return (
-        _scaled(mean, moments.log_scale[0]),
-        _scaled(error, moments.log_scale[0]) if freedom > 0 else math.inf,
-        freedom,
-    )
-
-
-def _adjusted(sums: Sums) -> tuple[Tensor, Tensor]:
-    r"""The intercept of the regression of t on the controls c, and its standard error, in units of t.
-
-    .. math:: \hat\mu = \bar t - \beta^\top \bar c, \qquad
-              \mathrm{se}^2 = \hat\sigma^2 \Bigl(\frac{1}{n} + \bar c^\top P^+ \bar c\Bigr), \qquad \beta = P^+ P_{ct}
-    """
-    moments, n, first = sums.moments, sums.count, _first_control(sums)
-    controls, cross = moments.mean[first:], moments.products[first:, 0]
-    # of the correlations, so that the units of the controls do not matter
-    size = moments.products[first:, first:].diagonal().sqrt()
-    size = torch.where(size > 0, size, 1.0)
-    inverse = torch.linalg.pinv(moments.products[first:, first:] / torch.outer(size, size), hermitian=True)
-    inverse = inverse / torch.outer(size, size)
-    beta = inverse @ cross
-    variance = (moments.products[0, 0] - beta @ cross).clamp(min=0) / max(n - 1 - len(controls), 1)
-    return moments.mean[0] - beta @ controls, (variance * (1 / n + controls @ inverse @ controls)).sqrt()
-
-
-def _first_control(sums: Sums) -> int:
-    return 1 if sums.weights is None else 2
-
-
-def _scaled(value: Tensor, log_scale: Tensor) -> float:
-    return float(torch.where(value == 0, 0.0, value * log_scale.exp()))
-
-
-def _ratio(sums: Sums) -> tuple[float, float, float]:
-    r"""The mean of t over that of w; by the delta method :math:`\mathrm{se}^2 = \sum w^2 (f - \mu)^2 / (\sum w)^2`."""
-    mean, n = sums.moments.mean, sums.count
-    if not mean[1] > 0:
-        raise LogpxError(
-            f"Self-normalised weights need a positive sum, but all {n:,} weights are 0: the proposal misses the "
-            "nominal distribution; choose one that covers it."
-        )
-    mu, log_scale = mean[0] / mean[1], sums.moments.log_scale[0] - sums.moments.log_scale[1]
-    direction = torch.stack([torch.ones_like(mu), -mu])
-    variance = (direction @ sums.moments.products @ direction).clamp(min=0) / (n * max(n - 1, 1)) / mean[1] ** 2
-    return _scaled(mu, log_scale), _scaled(variance.sqrt(), log_scale) if n > 1 else math.inf, n - 1
-
-
-def _is_constant(sums: Sums) -> bool:
-    """Terms of one sign that agree up to rounding: zero variance."""
-    same_sign = sums.terms.count == sums.count and not sums.has_negative and sums.count > 1
-    return same_sign and bool(sums.terms.is_constant)
-
-
-def _interval(
-    sums: Sums, method: Method, mean: float, error: float, freedom: float, confidence: float, ceiling: float
-) -> tuple[float, float]:
-    has_controls = len(sums.moments.mean) > _first_control(sums)
-    if not sums.is_indicator or (has_controls and sums.terms.count):
-        return student(mean, error, freedom, confidence) if error > 0 else (mean, mean)
-    if sums.weights is None:
-        return clopper_pearson(sums.terms.count, sums.count, confidence)
-    if sums.terms.count == 0:
-        # no weight of the event was ever seen, so that nothing but the range of a probability bounds the mean
-        return 0.0, ceiling
-    if method == "self-normalised importance":
-        log_mean_w = float(sums.weights.log_mean())
-        if mean > 0.5:
-            # the event that is rare is the other one
-            largest = math.exp(float(sums.weights.maximum) - log_mean_w)
-            low, high = weighted_events(max(1 - mean, 0.0), error, largest, sums.count, confidence)
-            return max(1 - high, 0.0), 1 - low
-        largest = math.exp(float(sums.terms.maximum) - log_mean_w)
-        low, high = weighted_events(mean, error, largest, sums.count, confidence)
-        return low, min(high, 1.0)
-    low, high = weighted_events(mean, error, math.exp(float(sums.terms.maximum)), sums.count, confidence)
-    # the share of hits has an error of its own, which few misses do not show
-    least, _ = clopper_pearson(sums.terms.count, sums.count, confidence)
-    return min(low, mean * least * sums.count / sums.terms.count), min(high, ceiling)
-
-
-def _pareto_k(sums: Sums, method: Method) -> float:
-    if sums.terms.count == 0:
-        return math.nan
-    if sums.weights is None and sums.is_indicator:
-        return -math.inf
-    khat = float(sums.terms.pareto_k())
-    if method == "self-normalised importance" and sums.weights is not None:
-        return max(khat, float(sums.weights.pareto_k()))
-    return khat
-
-
-def _largest_share(sums: Sums) -> float:
-    if sums.terms.count == 0:
-        return math.nan
-    return math.exp(float(sums.terms.maximum - sums.terms.log_mean()) - math.log(sums.terms.count))
-
-
-def _log_estimate(sums: Sums, method: Method, mean: float) -> float:
-    if len(sums.moments.mean) > _first_control(sums):
-        return math.log(mean) if mean > 0 else math.nan
-    if sums.has_negative:
-        return math.nan
-    if sums.terms.count == 0:
-        return -math.inf
-    log_mean = float(sums.terms.log_mean()) + math.log(sums.terms.count / sums.count)
-    if method == "self-normalised importance" and sums.weights is not None:
-        return log_mean - float(sums.weights.log_mean())
-    return log_mean
+_FEW_WORDS = {
+    True: "trust the interval alone",
+    False: "the error bar is a guess, and with weights that vary much the interval is too narrow as well",
+}
 
 
 def _tail_sentence(estimate: Estimate) -> str:
@@ -315,7 +205,8 @@ def _tail_sentence(estimate: Estimate) -> str:
             f"evidence, not evidence of absence: the interval, for f of 0 or 1, ends at {estimate.interval[1]:.3g}."
         )
     if hits < FEW:
-        return f"Only {hits} of {estimate.num_samples:,} samples hit (f(x) was not 0): trust the interval alone."
+        words = _FEW_WORDS[estimate.method == "plain"]
+        return f"Only {hits} of {estimate.num_samples:,} samples hit (f(x) was not 0): {words}."
     largest = estimate.largest_share * hits
     if khat >= 0.5 and largest < SMALL and estimate.method != "self-normalised importance":
         return f"The largest term is only {largest:.1f} times the mean of those other than 0: they have no tail."
@@ -329,7 +220,7 @@ def _tail_sentence(estimate: Estimate) -> str:
     if math.isnan(khat):
         return f"{hits} terms other than 0 are too few to judge the tail of the weights."
     if estimate.relative_error == 0 and estimate.interval[0] == estimate.interval[1]:
-        return "All terms are constant up to rounding: the proposal is the optimal one, and the estimate exact."
+        return f"All {hits:,} terms are equal up to rounding: no variation was seen."
     if khat == -math.inf:
         return "The terms are bounded: estimate and interval can be relied on."
     return f"k-hat = {khat:.2f} < 0.5: the terms have finite variance; estimate and interval can be relied on."

@@ -16,6 +16,7 @@ __all__ = ["Function", "expectation", "importance_sampling"]
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
@@ -25,9 +26,18 @@ from torch.distributions import Distribution
 
 from ..progress import track
 from ..utils import chunks
-from .density import LogDensity, ceiling, event_size, log_density, require_support, require_unbatched
+from .density import (
+    LogDensity,
+    ceiling,
+    event_size,
+    log_density,
+    require_comparable,
+    require_support,
+    require_unbatched,
+)
 from .draws import FIRST_BLOCK, block_ends, keyed_draws, largest_block, map_blocks
-from .estimate import FEW, Estimate, Method, Trace
+from .estimate import FEW, Estimate, Trace
+from .solve import Method
 from .sums import Sums
 
 Function = Callable[[Tensor], Tensor]
@@ -159,17 +169,13 @@ def importance_sampling(
         require_unbatched("nominal distribution", nominal)
     if normalized and controls is not None:
         raise ValueError("Control variates need normalised densities, but normalized=True was given: drop one of them.")
-    # the mean weight is an estimate too: it needs all of p, not only where f is not 0
-    require_support(_one if normalized else f, nominal, proposal, seed)
+    require_comparable(nominal, proposal)
+    require_support(f, nominal, proposal, seed, normalized)
     stop = _Stop.of(num_samples, relative_error, standard_error, max_samples)
     draw = _Draw(f, proposal, proposal, nominal, controls, control_means)
     method: Method = "self-normalised importance" if normalized else "importance"
     engine = _Engine(draw, method, confidence, seed, chunk_size, num_workers, tuple(trace))
     return engine.run(stop, progress)
-
-
-def _one(x: Tensor) -> Tensor:
-    return torch.ones(len(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +198,8 @@ class _Stop:
         if num_samples is not None and given:
             raise ValueError(f"Give num_samples or {given[0]}, not both: max_samples caps the draws of a target.")
         cap = max_samples if given else DEFAULT_SAMPLES if num_samples is None else num_samples
+        if not isinstance(cap, numbers.Integral):
+            raise TypeError(f"The number of samples must be an integer, but is {cap!r}: write int({cap!r}).")
         if cap < 1:
             raise ValueError(f"The number of samples must be positive, but is {cap}: draw at least one.")
         return cls(cap, relative_error, standard_error)

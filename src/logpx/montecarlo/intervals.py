@@ -53,18 +53,20 @@ def weighted_events(
         1997).
 
     Arguments:
-        mean: The mean of the terms, positive.
+        mean: The mean of the terms; positive, or 0 with an error of 0.
         error: Its standard error.
         largest: The largest term.
         num_samples: The number of terms, zeros included.
         confidence: The coverage, between 0 and 1.
     """
     tail, jump = (1 - confidence) / 2, largest / num_samples
-    variance, mean_up = error**2, mean + jump
-    variance_up = variance + jump**2
+    # in units of the mean and one more event, so that nothing under- or overflows
+    unit = mean + jump
+    mean, variance = mean / unit, (error / unit) ** 2
+    variance_up = variance + (jump / unit) ** 2
     low = mean if variance == 0 else variance / mean * special.gammaincinv(mean**2 / variance, tail)
-    high = variance_up / mean_up * special.gammainccinv(mean_up**2 / variance_up, tail)
-    return float(low), float(high)
+    high = variance_up * special.gammainccinv(1 / variance_up, tail)
+    return float(low) * unit, float(high) * unit
 
 
 def student(mean: float, error: float, freedom: float, confidence: float = 0.95) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from torch.distributions import (
     constraints,
 )
 
-from .density import log_density, require_unbatched
+from .density import is_discrete, log_density, require_unbatched
 
 
 class Mixture(Distribution):
@@ -222,18 +222,11 @@ def _require_alike(components: tuple[Distribution, ...]) -> None:
     shapes = sorted({tuple(q.event_shape) for q in components})
     if len(shapes) > 1:
         raise ValueError(f"Components must share an event shape, but have {shapes[0]} and {shapes[1]}: reshape one.")
-    if len({_is_discrete(q) for q in components} - {None}) > 1:
+    if len({is_discrete(q) for q in components} - {None}) > 1:
         raise ValueError(
             "Components must be all discrete or all continuous, but are mixed: their densities do not add up; "
             "estimate the parts apart."
         )
-
-
-def _is_discrete(q: Distribution) -> bool | None:
-    try:
-        return None if q.support is None else q.support.is_discrete
-    except NotImplementedError:
-        return None
 
 
 def _shares(weights: Sequence[float] | Tensor, count: int) -> Tensor:

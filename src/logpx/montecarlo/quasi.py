@@ -16,7 +16,7 @@ __all__ = ["quasi_expectation"]
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from .density import event_size, require_unbatched
 from .draws import keyed_draws, map_blocks
-from .estimate import Estimate, Method
+from .estimate import Estimate
 from .estimators import Function, _Draw
 from .intervals import clopper_pearson, student
 from .sums import Sums
@@ -196,7 +196,7 @@ def _estimate(pieces: Sequence[Sums], points: Points, confidence: float, seed: i
         estimate=spread.estimate,
         standard_error=spread.standard_error,
         interval=_interval(pieces, spread, confidence),
-        method=cast("Method", points),
+        method=points,
         sums=None,
     )
 

@@ -27,20 +27,22 @@ class Sums:
         terms: Of log |f w| over the draws where it is not zero.
         weights: Of log w, or None for plain Monte Carlo.
         has_negative: Whether a term was negative.
-        is_indicator: Whether f was 0 or 1 so far.
+        is_boolean: Whether f returned booleans.
+        only_ones: Whether f was 1 wherever it was not 0.
     """
 
     moments: MomentAccumulator
     terms: LogMeanAccumulator
     weights: LogMeanAccumulator | None
     has_negative: bool
-    is_indicator: bool
+    is_boolean: bool
+    only_ones: bool
 
     @classmethod
     def empty(cls, weighted: bool) -> Sums:
         """Returns the sums of no draws, which merge with any."""
         weights = LogMeanAccumulator.empty(1) if weighted else None
-        return cls(MomentAccumulator.empty(0), LogMeanAccumulator.empty(1), weights, False, True)
+        return cls(MomentAccumulator.empty(0), LogMeanAccumulator.empty(1), weights, False, True, True)
 
     @classmethod
     def of(cls, f: Tensor, log_w: Tensor | None = None, controls: Tensor | None = None, epsilon: float = 0.0) -> Sums:
@@ -52,7 +54,7 @@ class Sums:
             controls: Functions of mean zero, with shape (S, k).
             epsilon: The machine epsilon of the densities that log_w comes from, where it is above that of float64.
         """
-        f = f.double()
+        is_boolean, f = f.dtype == torch.bool, f.double()
         columns = [f] if log_w is None else [f, torch.ones_like(f)]
         columns = columns if controls is None else [*columns, *controls.double().unbind(-1)]
         nonzero = f != 0 if log_w is None else (f != 0) & (log_w > -torch.inf)
@@ -64,7 +66,8 @@ class Sums:
             terms=dataclasses.replace(terms, epsilon=max(terms.epsilon, epsilon)),
             weights=None if log_w is None else LogMeanAccumulator.empty(1).update(log_w.unsqueeze(-1)),
             has_negative=bool((values < 0).any()),
-            is_indicator=bool((values == 1).all()),
+            is_boolean=is_boolean,
+            only_ones=bool((values == 1).all()),
         )
 
     def merged(self, other: Sums) -> Sums:
@@ -77,8 +80,14 @@ class Sums:
             terms=self.terms.merged(other.terms),
             weights=weights,
             has_negative=self.has_negative or other.has_negative,
-            is_indicator=self.is_indicator and other.is_indicator,
+            is_boolean=self.is_boolean and other.is_boolean,
+            only_ones=self.only_ones and other.only_ones,
         )
+
+    @property
+    def is_indicator(self) -> bool:
+        """Whether f is 0 or 1: that of booleans is sure, that of numbers is seen by their ones."""
+        return self.is_boolean or (self.only_ones and self.terms.count > 0)
 
     @property
     def count(self) -> int:

@@ -15,7 +15,7 @@ __all__ = ["ScaledDirichlet"]
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 from torch.types import _size
 
 from ..montecarlo.fitting import weighted_fit
@@ -40,6 +40,8 @@ class ScaledDirichlet(Distribution):
     Arguments:
         concentration: The shapes k, with shape (n,), float64.
         scale: The scales :math:`\theta`, with shape (n,); only their ratios matter.
+
+    Whether values are on the simplex is not checked.
     """
 
     has_rsample = False
@@ -48,11 +50,6 @@ class ScaledDirichlet(Distribution):
         self.concentration = concentration.double()
         self.scale = torch.ones_like(self.concentration) if scale is None else scale.double()
         super().__init__(torch.Size(), self.concentration.shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """The simplex; up to rounding, which is not asked about."""
-        return constraints.independent(constraints.nonnegative, 1)
 
     def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
         """Returns directions of shape (*sample_shape, n)."""

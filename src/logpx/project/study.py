@@ -17,7 +17,7 @@ from ..montecarlo.estimators import DEFAULT_CAP
 from ..utils import LogpxError
 from ..version import __version__
 from .network import Project
-from .risk import deadline_probability, longest_completion
+from .risk import check_proposal, deadline_probability, longest_completion
 from .simulation import Simulation, simulate
 
 # What --compare runs, unless told otherwise.
@@ -60,6 +60,7 @@ def run_study(
     deadline: float | None = None,
     *,
     proposal: str = "auto",
+    num_samples: int | None = None,
     relative_error: float = 0.005,
     num_trials: int = 1_000_000,
     max_samples: int = DEFAULT_CAP,
@@ -75,6 +76,7 @@ def run_study(
         project: The project.
         deadline: The deadline, in the project's unit; by default its own, if it has one.
         proposal: How the durations are drawn for its probability; see :func:`deadline_probability`.
+        num_samples: The number of trials of that estimate; by default as many as the relative error takes.
         relative_error: The relative standard error at which that estimate stops.
         num_trials: The number of plain trials, for all but the deadline.
         max_samples: The cap on the trials of the deadline.
@@ -91,13 +93,17 @@ def run_study(
     deadline = project.deadline if deadline is None else deadline
     if compare and deadline is None:
         raise LogpxError("Proposals are compared by the probability of a deadline, but there is none: give one.")
+    for name in (proposal, *compare):
+        check_proposal(name)
     started = time.perf_counter()
     common: dict[str, Any] = {"confidence": confidence, "seed": seed, "num_workers": num_workers, "progress": progress}
-    risk = None
-    if deadline is not None:
-        target: dict[str, Any] = {"relative_error": relative_error, "max_samples": max_samples}
+    risk, comparison = None, {}
+    if deadline is not None and not _is_certain(project):
+        target: dict[str, Any] = {"num_samples": num_samples}
+        if num_samples is None:
+            target = {"relative_error": relative_error, "max_samples": max_samples}
         risk = deadline_probability(project, deadline, proposal, **target, **common)
-    comparison = {} if deadline is None else {name: _compared(project, deadline, name, common) for name in compare}
+        comparison = {name: _compared(project, deadline, name, common) for name in compare}
     simulation = simulate(project, num_trials, seed=seed, num_workers=num_workers, progress=progress)
     return Study(
         project=project,
@@ -117,8 +123,15 @@ def _compared(project: Project, deadline: float, name: str, common: Mapping[str,
     return deadline_probability(project, deadline, name, num_samples=num, trace=TRACE, **common)
 
 
+def _is_certain(project: Project) -> bool:
+    return all(task.duration.is_fixed for task in project.tasks)
+
+
 def _notes(project: Project, deadline: float | None) -> tuple[str, ...]:
     longest = longest_completion(project)
+    if deadline is not None and _is_certain(project):
+        late = "is missed" if longest >= deadline else "is kept"
+        return (f"All durations are fixed: the deadline of {deadline:g} {project.unit} {late} with certainty.",)
     if deadline is None or deadline <= longest:
         return ()
     took = f"Even with every duration at its longest the project takes {longest:g} {project.unit}"

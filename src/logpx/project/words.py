@@ -7,7 +7,7 @@ __all__ = ["lines", "one_in", "samples_needed"]
 import math
 from collections.abc import Iterator, Sequence
 
-from ..montecarlo.estimate import Estimate
+from ..montecarlo.estimate import Estimate, given
 from .study import Study
 
 QUANTILES = (0.5, 0.8, 0.9, 0.95)
@@ -22,7 +22,7 @@ def lines(study: Study) -> Iterator[str]:
     )
     for q in QUANTILES:
         low, high = simulation.quantile_interval(q, study.confidence)
-        interval = f"{study.confidence:.0%} interval {low:.2f} to {high:.2f}"
+        interval = f"{given(study.confidence)} interval {low:.2f} to {high:.2f}"
         yield f"  P{100 * q:<15.0f}{simulation.quantile(q):.2f} {unit} ({interval})"
     path = " → ".join(study.project.critical_path())
     yield f"critical path    {path}: {study.project.mean_completion:g} {unit} if every task took its mean"
@@ -40,25 +40,27 @@ def one_in(probability: float) -> str:
         >>> one_in(0.0001)
         'about 1 project in 10,000'
     """
-    if not 0 < probability < 0.5:
+    if probability == 0:
+        return "no project was seen to be late"
+    if probability >= 0.5:
         return f"{probability:.1%} of projects"
     return f"about 1 project in {float(f'{1 / probability:.3g}'):,.0f}"
 
 
 def _headline(study: Study) -> Iterator[str]:
     risk, unit = study.risk, study.project.unit
-    yield f"{study.project.name or 'project'}: {len(study.project.tasks)} tasks"
+    count = len(study.project.tasks)
+    yield f"{study.project.name or 'project'}: {count} task{'' if count == 1 else 's'}"
+    yield from (f"  note           {note}" for note in study.notes)
     if risk is None:
         return
     low, high = risk.interval
     spent = f" + {risk.num_adaptive:,} to fit the proposal" if risk.num_adaptive else ""
     number = f"{risk.estimate:.4g} ± {risk.standard_error:.2g} (one standard error)"
     yield f"P(completion >= {study.deadline:g} {unit}) = {number}"
-    yield f"  {risk.confidence:.0%} interval   {low:.4g} to {high:.4g}; {one_in(risk.estimate)}"
+    yield f"  {given(risk.confidence)} interval   {low:.4g} to {high:.4g}; {one_in(risk.estimate)}"
     yield f"  cost           {risk.num_samples:,} trials{spent} (proposal {study.proposal})"
     yield f"  diagnosis      {risk.diagnosis}"
-    for note in study.notes:
-        yield f"  note           {note}"
 
 
 def _task_table(study: Study) -> Iterator[str]:
@@ -74,7 +76,7 @@ def _task_table(study: Study) -> Iterator[str]:
 
 def _comparison_table(study: Study) -> Iterator[str]:
     rows = [
-        ("proposal", "estimate", "std. error", f"{study.confidence:.0%} interval", "trials", "for 1% error", "k-hat")
+        ("proposal", "estimate", "std. error", f"{given(study.confidence)} interval", "trials", "for 1% error", "k-hat")
     ]
     for name, estimate in study.comparison.items():
         low, high = estimate.interval

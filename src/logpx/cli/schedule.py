@@ -87,6 +87,6 @@ def _add_simulate(parser: ArgumentParser) -> None:
 
 COMMANDS = {
     "simulate": Command(
-        _simulate, _add_simulate, "simulate a project's schedule, and how likely it misses a deadline", "[PROJECT]"
+        _simulate, _add_simulate, "simulate a project: its schedule, and the risk of its deadline", "[PROJECT]"
     ),
 }

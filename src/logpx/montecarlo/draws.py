@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..utils import generator
 
 FIRST_BLOCK = 1024
-LARGEST_BLOCK = 2**15
+LARGEST_BLOCK = 2**17
 # Numbers in one block of draws, at most: 16 MiB in float32.
 BLOCK_NUMBERS = 2**22
 _RANDOM = {

@@ -239,9 +239,11 @@ class _Draw:
     controls: Function | None
     control_means: Sequence[float] | Tensor | float
 
-    def sums(self, x: Tensor) -> Sums:
+    def sums(self, x: Tensor, f: Tensor) -> Sums:
         log_w, epsilon = (None, 0.0) if self.proposal is None else self._log_weights(x, self.proposal)
-        f = self._checked(self.f(x), x, log_w)
+        f = self._checked(f, x, log_w)
+        if f.dtype == torch.bool and log_w is None and self.controls is None:
+            return Sums.of_hits(int(f.sum()), len(f))
         return Sums.of(f, log_w, self._control_values(x, log_w), epsilon)
 
     def _log_weights(self, x: Tensor, proposal: Distribution) -> tuple[Tensor, float]:
@@ -342,7 +344,9 @@ class _Engine:
         with keyed_draws(self.seed, "draw", start):
             # a block is always drawn whole: fewer draws at once would be other draws
             x = self.draw.source.sample((min(self._largest, max(start, FIRST_BLOCK)),))[: stop - start]
-            return [(start + b, self.draw.sums(x[a:b])) for a, b in self._cuts(start, stop)]
+            values = [self.draw.f(x[a:b]) for a, b in self._cuts(start, stop)]
+        cuts = zip(self._cuts(start, stop), values, strict=True)
+        return [(start + b, self.draw.sums(x[a:b], f)) for (a, b), f in cuts]
 
     def _cuts(self, start: int, stop: int) -> list[tuple[int, int]]:
         marks = [0, *(n - start for n in sorted(set(self.trace)) if start < n < stop), stop - start]

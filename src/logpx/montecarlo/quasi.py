@@ -107,7 +107,8 @@ def quasi_expectation(
     def replicate(r: int) -> Sums:
         with keyed_draws(seed, points, r):
             u = _points(points, size, dim)
-            return draw.sums(inverse(u).to(nominal.sample().dtype))
+            x = inverse(u).to(nominal.sample().dtype)
+            return draw.sums(x, f(x))
 
     pieces = list(map_blocks(replicate, range(num_replicates), num_workers))
     return _estimate(pieces, points, confidence, seed)

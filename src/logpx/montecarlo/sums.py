@@ -70,6 +70,15 @@ class Sums:
             only_ones=bool((values == 1).all()),
         )
 
+    @classmethod
+    def of_hits(cls, hits: int, count: int) -> Sums:
+        """Returns the sums of `count` booleans without weights, of which `hits` are true: they need no pass over f."""
+        share = torch.tensor([hits / count], dtype=torch.float64)
+        # sum of (f - h / n)^2 = h (1 - h / n)
+        moments = MomentAccumulator(count, torch.zeros(1).double(), share, (hits * (1 - share)).unsqueeze(0))
+        terms = LogMeanAccumulator.empty(1).update(torch.zeros(hits, 1, dtype=torch.float64))
+        return cls(moments, terms, None, has_negative=False, is_boolean=True, only_ones=True)
+
     def merged(self, other: Sums) -> Sums:
         """Returns the sums of both streams together."""
         weights = self.weights

@@ -28,7 +28,16 @@ from torch.distributions import (
 from torch.types import _size
 
 from ..montecarlo.density import log_density
-from .laws import ScaledBeta, Triangular, exponential_draws, gamma_draws, triangular_draws, uniform_draws, within
+from .laws import (
+    ScaledBeta,
+    Triangular,
+    exponential_draws,
+    gamma_draws,
+    triangular_draws,
+    uniform_,
+    uniform_draws,
+    within,
+)
 
 # The share of its value by which a fixed duration may be off: the rounding of float32.
 FIXED_TOLERANCE = 1e-6
@@ -83,8 +92,12 @@ class Durations(Distribution):
         shape = torch.Size(sample_shape)
         x = torch.empty(len(self.components), shape.numel(), dtype=self.dtype)
         for tasks, law in self._groups:
-            # numpy copies whole rows several times faster than torch
-            x.numpy()[tasks] = _draws(law, shape.numel()).numpy()
+            if isinstance(law, Exponential) and isinstance(tasks, slice):
+                # in place: fresh memory costs as much as the draws
+                uniform_(x[tasks]).log_().div_(-law.rate)
+            else:
+                # numpy copies whole rows several times faster than torch
+                x.numpy()[tasks] = _draws(law, shape.numel()).numpy()
         x.numpy()[self._fixed] = self._values.numpy()
         return x.T.reshape(*shape, len(self.components))
 

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Update = Callable[[int, str], None]
+Update = Callable[..., None]
 
 
 @contextmanager
@@ -30,11 +30,11 @@ def track(what: str, total: int, show: bool | None = None) -> Iterator[Update]:
         show: Whether to show it; by default only on a terminal.
 
     Returns:
-        A function of the number of steps done and a note, which moves the bar.
+        A function of the number of steps done, a note and, if it is now known better, the total, which moves the bar.
     """
     console = Console(stderr=True)
     if not (console.is_terminal if show is None else show):
-        yield lambda done, note: None
+        yield lambda done, note, total=total: None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -47,4 +47,4 @@ def track(what: str, total: int, show: bool | None = None) -> Iterator[Update]:
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total, note="")
-        yield lambda done, note: bar.update(task, completed=done, note=note)
+        yield lambda done, note, total=total: bar.update(task, completed=done, note=note, total=total)

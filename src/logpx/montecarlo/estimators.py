@@ -316,18 +316,19 @@ class _Engine:
     def run(self, stop: _Stop, progress: bool | None) -> Estimate:
         sums, trace = Sums.empty(weighted=self.method != "plain"), list[Trace]()
         look = min(stop.num_samples, FIRST_LOOK) if stop.has_target else stop.num_samples
-        with track("samples", stop.num_samples, progress) as update:
+        note = ""
+        with track("samples", look, progress) as update:
             while True:
                 for end, piece in self._pieces(_blocks(sums.count, look, stop.num_samples, self._largest)):
                     sums = sums.merged(piece)
                     if end in self.trace:
                         trace.append(self._traced(sums))
-                    update(sums.count, "")
+                    update(sums.count, note, look)
                 estimate = self._estimate(sums, trace)
                 excess = stop.excess(estimate) if stop.has_target else 0.0
                 if not stop.has_target or excess <= 1 or estimate.num_samples >= stop.num_samples:
                     return dataclasses.replace(estimate, reached=excess <= 1 if stop.has_target else None)
-                look = stop.next_look(estimate.num_samples, excess)
+                look, note = stop.next_look(estimate.num_samples, excess), f"± {estimate.relative_error:.1%}"
 
     def _pieces(self, blocks: Iterator[tuple[int, int]]) -> Iterator[tuple[int, Sums]]:
         """Yields the sums of the draws of blocks, in order, and after how many draws they end."""

@@ -1,8 +1,8 @@
 """Cost and coverage of P(T >= 70 days) for the example project, against its exact value.
 
-The durations are exponential, so that tasks under way end as a Markov chain on the sets of tasks that are done, and
-the exact probability is a matrix exponential (Markov and Markov-regenerative PERT networks, Kulkarni and Adlakha, 1986).
-For each of many seeds a proposal goes on until its relative standard error is 1%. Prints a table; run it with
+The durations are exponential, so that tasks under way end as a Markov chain on the sets of tasks that are done: the
+probability is a matrix exponential (Markov and Markov-regenerative PERT networks, Kulkarni and Adlakha, 1986). For
+each of many seeds a proposal goes on until its relative standard error is 1%. Prints a table; run it with
 `python benchmarks/deadline.py`.
 """
 

@@ -1,23 +1,17 @@
-"""Bodies: networks from vectors to vectors, with any leading batch dimensions."""
+"""Multilayer perceptrons, plain and residual."""
 
 from __future__ import annotations
 
-__all__ = ["ACTIVATIONS", "MLP", "ResidualMLP"]
+__all__ = ["MLP", "ResidualMLP"]
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky-relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
+from ._checks import check_choice, check_dropout
+from .activations import ACTIVATIONS
 
 
 class MLP(nn.Sequential):
@@ -62,6 +56,11 @@ class MLP(nn.Sequential):
         y: Tensor = super().forward(x.flatten(-self.in_ndims))  # type: ignore[no-untyped-call]
         return y
 
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer, whose bias is where the outputs start."""
+        return cast(nn.Linear, self[-1])
+
 
 class ResidualMLP(nn.Sequential):
     r"""A multilayer perceptron of residual blocks :math:`h + W_2 \phi(W_1 \mathrm{LayerNorm}(h))`, pre-normalized.
@@ -102,6 +101,11 @@ class ResidualMLP(nn.Sequential):
         y: Tensor = super().forward(x.flatten(-self.in_ndims))  # type: ignore[no-untyped-call]
         return y
 
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer, whose bias is where the outputs start."""
+        return cast(nn.Linear, self[-1])
+
 
 class _ResidualBlock(nn.Sequential):
     def __init__(self, width: int, activation: str, dropout: float) -> None:
@@ -116,7 +120,5 @@ class _ResidualBlock(nn.Sequential):
 
 
 def _check(activation: str, dropout: float) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}: choose one.")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), but is {dropout}: 0 turns it off.")
+    check_choice("activation", activation, ACTIVATIONS)
+    check_dropout(dropout)

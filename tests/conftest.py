@@ -10,11 +10,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import zuko  # noqa: F401
 from helpers import TINY
+from torch.distributions import Distribution
 
 import logpx
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# zuko turns the checks of torch's distributions off when it is imported: here it comes first, and they are on again
+Distribution.set_default_validate_args(True)
 
 
 @pytest.fixture(scope="session")

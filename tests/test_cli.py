@@ -238,7 +238,7 @@ def test_a_report_can_be_written_before_an_evaluation(run_copy: Path, capsys: py
 
 def test_the_known_data_are_listed_with_where_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = called(capsys, "data", "--data-root", tmp_path)
-    for name in ("digits", "mnist", "fashion-mnist", "binarized-mnist"):
+    for name in ("digits", "mnist", "fashion-mnist", "binarized-mnist", "cifar10", "svhn"):
         assert f"{name}\n" in text
     assert "8-bit, 1x28x28; train 50,000, valid 10,000, test 10,000" in text
 

@@ -185,7 +185,7 @@ def test_wrong_settings_are_refused_with_name_value_and_hint(nested: dict[str, A
         (lambda: Settings().override(epoch=3), "Unknown setting 'epoch': did you mean 'epochs'"),
         (lambda: Settings().override(train={}), "Unknown setting 'train'"),
         (lambda: Settings.from_recipe("digits", "mnits"), "Unknown recipe 'mnits': did you mean 'mnist'"),
-        (lambda: Settings.from_recipe("digits", "qqq"), "Unknown recipe 'qqq': known are digits"),
+        (lambda: Settings.from_recipe("digits", "qqq"), "Unknown recipe 'qqq': known are colour-bce, digits"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_known_one(call: Any, words: str) -> None:

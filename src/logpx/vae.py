@@ -6,10 +6,12 @@ __all__ = ["VAE", "mlp_vae"]
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from .conditional import DECODERS, GaussianEncoder, StandardNormal
 from .nn import MLP, ResidualMLP
@@ -94,7 +96,15 @@ def _prior(name: str, latent_dim: int) -> nn.Module:
     if name == "normal":
         return StandardNormal(latent_dim)
     if name == "maf":
-        import zuko  # takes a second to import: only those who use a flow wait for it
-
-        return zuko.flows.MAF(latent_dim, transforms=2, hidden_features=[256])
+        return _zuko().flows.MAF(latent_dim, transforms=2, hidden_features=[256])
     raise ValueError(f"prior must be normal or maf, but is {name!r}: choose one.")
+
+
+def _zuko() -> ModuleType:
+    """Imports zuko, which takes a second, so that only those who use a flow wait for it."""
+    validates = Distribution._validate_args
+    import zuko
+
+    # zuko turns the checks of all of torch's distributions off when it is imported
+    Distribution.set_default_validate_args(validates)
+    return zuko

@@ -13,19 +13,26 @@ Binarization = Literal["none", "threshold", "static", "dynamic"]
 
 @dataclass(frozen=True)
 class File:
-    """One file of a named data set.
+    r"""One part of a named data set, and the file that holds it.
 
     Arguments:
         part: The part that it holds: train, valid or test.
-        name: The file's canonical name.
+        name: The file's canonical name; an archive may hold several parts.
         shape: The shape of its array.
-        sha256: The hash of the array's bytes, whatever the compression of the file.
+        sha256: The hash of the array, whatever the compression of the file; empty where it is not known, and then
+            the content is checked by shape and type alone.
+        ordered: Whether the hash is that of the array's bytes. Where copies in another order are in use it is, for
+            data :math:`x_i`, that of the digests in rising order, :math:`h(\mathrm{sort}(h(x_1), \dots, h(x_N)))`
+            with :math:`h` = SHA-256, which knows every datum and how often it occurs, but not the order.
+        members: The files in the archive that hold the array, one after the other; empty where it is no archive.
     """
 
     part: str
     name: str
     shape: tuple[int, ...]
     sha256: str
+    ordered: bool = True
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,4 +153,52 @@ _BINARIZED_MNIST = Known(
     ),
 )
 
-CATALOGUE: dict[str, Known] = {known.name: known for known in (_DIGITS, _MNIST, _FASHION_MNIST, _BINARIZED_MNIST)}
+# The archive as it is offered has the MD5 sum c32a1d4ab5d03f1284b67883e8d87530. Copies whose images stand in another
+# order are as good, so the images are hashed as a set.
+_CIFAR10 = Known(
+    name="cifar10",
+    description="32x32 photographs of 10 kinds of things, in colour (Krizhevsky, 2009)",
+    kind="8-bit",
+    levels=256,
+    event_shape=(3, 32, 32),
+    sizes={"train": 45_000, "valid": 5_000, "test": 10_000},
+    default_recipe="colour-bce",
+    url="https://www.cs.toronto.edu/~kriz/",
+    files=(
+        File(
+            part="train",
+            name="cifar-10-binary.tar.gz",
+            shape=(50_000, 3, 32, 32),
+            sha256="c4f3d45acfc15350af7065445e9de41001417180428b1d37e2fa37e634414112",
+            ordered=False,
+            members=tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
+        ),
+        File(
+            part="test",
+            name="cifar-10-binary.tar.gz",
+            shape=(10_000, 3, 32, 32),
+            sha256="2b47ae852d2a691a0f721e2b78f55dfba705c73504ae93a00eda74c8e562b1a8",
+            ordered=False,
+            members=("cifar-10-batches-bin/test_batch.bin",),
+        ),
+    ),
+)
+
+_SVHN = Known(
+    name="svhn",
+    description="32x32 digits of house numbers, cropped from photographs, in colour (Netzer et al., 2011)",
+    kind="8-bit",
+    levels=256,
+    event_shape=(3, 32, 32),
+    sizes={"train": 68_257, "valid": 5_000, "test": 26_032},
+    default_recipe="colour-bce",
+    url="http://ufldl.stanford.edu/housenumbers/",
+    files=(
+        File(part="train", name="train_32x32.mat", shape=(73_257, 3, 32, 32), sha256=""),
+        File(part="test", name="test_32x32.mat", shape=(26_032, 3, 32, 32), sha256=""),
+    ),
+)
+
+CATALOGUE: dict[str, Known] = {
+    known.name: known for known in (_DIGITS, _MNIST, _FASHION_MNIST, _BINARIZED_MNIST, _CIFAR10, _SVHN)
+}

@@ -23,7 +23,7 @@ from .catalogue import Binarization, Kind
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set, as a model sees it: its values are those of one epoch.
+    """One part of a data set, as a model sees it: its values and mirrorings are those of one epoch.
 
     Arguments:
         name: The part: train, valid or test.
@@ -31,11 +31,13 @@ class Split:
         levels: How many integer levels the values have, or None for real values.
         event_shape: The shape of one datum, channels first.
         binarization: How the values were made from the raw ones.
-        seed: The seed of the binarization.
-        values: The values of the current epoch, of shape (N, *event_shape), uint8 or float32.
+        seed: The seed of the binarization and the mirrorings.
+        values: The values of the current epoch before mirroring, of shape (N, *event_shape), uint8 or float32.
         greys: The raw values from which every epoch is drawn afresh, or None where epochs do not differ.
         grey_levels: How many integer levels the greys have, or None where they are probabilities.
         current_epoch: The epoch whose values these are.
+        flip: Whether each epoch mirrors a random half of the images.
+        mirrored: Which images batches mirror along the last axis in the current epoch, of shape (N,), bool, or None.
         data_name: The name of the data set, for the record.
         data_hash: The hash of the raw data set, for the record.
     """
@@ -50,6 +52,8 @@ class Split:
     greys: Tensor | None = field(default=None, repr=False)
     grey_levels: int | None = None
     current_epoch: int = 0
+    flip: bool = False
+    mirrored: Tensor | None = field(default=None, repr=False)
     data_name: str | None = None
     data_hash: str | None = None
 
@@ -57,15 +61,20 @@ class Split:
         return len(self.values)
 
     def epoch(self, epoch: int = 0) -> Split:
-        """Returns the split with the values of one epoch: fresh draws for dynamic training data, else itself.
+        """Returns the split as it is in one epoch: fresh draws where training data are dynamic or flipped, else itself.
 
         Arguments:
             epoch: The number of the epoch; the same number always gives the same draws.
         """
-        if self.greys is None or epoch == self.current_epoch:
+        if epoch == self.current_epoch or (self.greys is None and not self.flip):
             return self
-        values = draw(self.greys, self.grey_levels, generator(self.seed, "binarize", self.name, epoch))
-        return replace(self, values=values.to(self.values.device), current_epoch=epoch)
+        device = self.values.device
+        values, mirrored = self.values, self.mirrored
+        if self.greys is not None:
+            values = draw(self.greys, self.grey_levels, generator(self.seed, "binarize", self.name, epoch)).to(device)
+        if self.flip:
+            mirrored = _draw_mirrored(len(self), self.seed, self.name, epoch).to(device)
+        return replace(self, values=values, mirrored=mirrored, current_epoch=epoch)
 
     def take(self, n: int) -> Split:
         """Returns the first n data, or all where there are fewer, with their values in the full split.
@@ -78,7 +87,8 @@ class Split:
         """
         if n < 0:
             raise ValueError(f"expected n >= 0 data to take, received {n}; pass 0 or more.")
-        return replace(self, values=self.values[:n], greys=None if self.greys is None else self.greys[:n])
+        greys, mirrored = (None if stored is None else stored[:n] for stored in (self.greys, self.mirrored))
+        return replace(self, values=self.values[:n], greys=greys, mirrored=mirrored)
 
     def to(self, device: torch.device | str) -> Split:
         """Returns the split with its values on a device, so that batches are made there.
@@ -88,7 +98,8 @@ class Split:
         Arguments:
             device: The device.
         """
-        return replace(self, values=self.values.to(device))
+        mirrored = None if self.mirrored is None else self.mirrored.to(device)
+        return replace(self, values=self.values.to(device), mirrored=mirrored)
 
     def batch(self, index: Tensor, device: torch.device | str = "cpu") -> Batch:
         """Returns some data as float32: binary 0. or 1., a level as level / (levels - 1), real as they are.
@@ -102,7 +113,11 @@ class Split:
             ValueError: If the index is not of shape (B,) or points outside the split.
         """
         check_index(index, len(self))
-        x = self.values[index.to(self.values.device)].to(device).to(torch.float32)
+        stored = index.to(self.values.device)
+        x = self.values[stored]
+        if self.mirrored is not None:
+            x = torch.where(self.mirrored[stored].reshape(-1, *(1 for _ in self.event_shape)), x.flip(-1), x)
+        x = x.to(device).to(torch.float32)
         if self.kind == "8-bit" and self.levels is not None:
             x = x / (self.levels - 1)
         return Batch(x, index.to(device))
@@ -173,8 +188,8 @@ class DataSet:
             digest.update(part.contiguous().numpy().data)
         return f"sha256:{digest.hexdigest()[:16]}"
 
-    def split(self, name: str, binarization: Binarization = "none", seed: int = 0) -> Split:
-        """Returns one part as a model sees it; a dynamic training split holds the draws of epoch 0.
+    def split(self, name: str, binarization: Binarization = "none", seed: int = 0, flip: bool = False) -> Split:
+        """Returns one part as a model sees it; a training split holds the draws of epoch 0.
 
         "threshold" cuts at half of the range; "static" draws once for every part; "dynamic" draws afresh in
         every epoch of train, and once for valid and test.
@@ -182,16 +197,22 @@ class DataSet:
         Arguments:
             name: The part: train, valid or test.
             binarization: How values become 0 or 1.
-            seed: The seed of the draws; with the name and, for dynamic train, the epoch it fixes them.
+            seed: The seed of the draws; with the name and, for dynamic or flipped train, the epoch it fixes them.
+            flip: Whether each epoch of train mirrors a random half of the images; valid and test are never mirrored.
 
         Raises:
-            ValueError: If the part or the binarization is unknown, or these data cannot be binarized.
+            ValueError: If the part or the binarization is unknown, or these data cannot be binarized or mirrored.
         """
-        self._check_split(name, binarization)
+        self._check_split(name, binarization, flip)
+        split = self._binarized(name, binarization, seed)
+        if flip and name == "train":
+            split = replace(split, flip=True, mirrored=_draw_mirrored(len(split), seed, name, epoch=0))
+        return replace(split, data_name=self.name, data_hash=self.hash)
+
+    def _binarized(self, name: str, binarization: Binarization, seed: int) -> Split:
         raw = self.parts[name]
         if binarization == "none":
-            split = Split(name, self.kind, self.levels, self.event_shape, binarization, seed, raw)
-            return replace(split, data_name=self.name, data_hash=self.hash)
+            return Split(name, self.kind, self.levels, self.event_shape, binarization, seed, raw)
         is_fresh = binarization == "dynamic" and name == "train"
         if binarization == "threshold":
             values = threshold(raw, self.levels)
@@ -199,10 +220,9 @@ class DataSet:
             key = (name, 0) if is_fresh else (name,)
             values = draw(raw, self.levels, generator(seed, "binarize", *key))
         greys = (raw, self.levels) if is_fresh else (None, None)
-        split = Split(name, "binary", 2, self.event_shape, binarization, seed, values, *greys)
-        return replace(split, data_name=self.name, data_hash=self.hash)
+        return Split(name, "binary", 2, self.event_shape, binarization, seed, values, *greys)
 
-    def _check_split(self, name: str, binarization: Binarization) -> None:
+    def _check_split(self, name: str, binarization: Binarization, flip: bool) -> None:
         if name not in self.parts:
             raise ValueError(
                 f"{self.name}: expected a split among {list(self.parts)}, received {name!r}; pass one of these."
@@ -219,3 +239,13 @@ class DataSet:
             )
         if binarization != "none" and self.kind == "real":
             check_probabilities(self.name, name, self.parts[name], binarization)
+        if flip and len(self.event_shape) != 3:
+            raise ValueError(
+                f"{self.name}: expected images of shape (C, H, W) to flip, received data of shape "
+                f"{self.event_shape}; leave flip off."
+            )
+
+
+def _draw_mirrored(size: int, seed: int, name: str, epoch: int) -> Tensor:
+    """Returns for each datum whether it is mirrored in an epoch, by the toss of a fair coin."""
+    return draw(torch.full((size,), 0.5), None, generator(seed, "flip", name, epoch)).bool()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KnownData", "find_file", "known_data", "search_roots", "user_cache"]
+__all__ = ["KnownData", "file_names", "find_file", "folder_of", "known_data", "search_roots", "user_cache"]
 
 import os
 from dataclasses import dataclass
@@ -44,13 +44,13 @@ def known_data(data_root: str | Path | None = None) -> list[KnownData]:
 
     Example:
         >>> [data.name for data in known_data()]
-        ['digits', 'mnist', 'fashion-mnist', 'binarized-mnist']
+        ['digits', 'mnist', 'fashion-mnist', 'binarized-mnist', 'cifar10', 'svhn']
     """
     roots = search_roots(data_root)
     return [
         KnownData(
             name=known.name,
-            description=known.description,
+            description=_description(known),
             kind=known.kind,
             event_shape=known.event_shape,
             sizes=known.sizes,
@@ -80,7 +80,9 @@ def user_cache() -> Path:
 
 
 def find_file(known: Known, file: File, roots: list[Path]) -> Path | None:
-    """Returns the first of ROOT/<set>/<file> and ROOT/<file>, gzipped or plain, that exists under the roots.
+    """Returns the first of ROOT/<set>/<file> and ROOT/<file> under the roots, gzipped or plain.
+
+    In place of an archive the folder that it unpacks to is returned, where that holds all its members.
 
     Arguments:
         known: The data set that the file belongs to.
@@ -90,22 +92,39 @@ def find_file(known: Known, file: File, roots: list[Path]) -> Path | None:
     plain = file.name.removesuffix(".gz")
     for root in roots:
         for folder in (root / known.name, root):
+            if file.members and all((folder / name).is_file() for name in file.members):
+                return (folder / file.members[0]).parent
             for path in (folder / f"{plain}.gz", folder / plain):
                 if path.is_file():
                     return path
     return None
 
 
+def folder_of(path: Path) -> str:
+    """Returns the folder that was found, or that a file which was found is in."""
+    return str(path if path.is_dir() else path.parent)
+
+
+def file_names(known: Known) -> str:
+    """Returns the names of the files of a data set, for a person to read."""
+    notes = [f" (or the folder {Path(file.members[0]).parent} in it)" if file.members else "" for file in known.files]
+    return ", ".join(dict.fromkeys(file.name + note for file, note in zip(known.files, notes, strict=True)))
+
+
+def _description(known: Known) -> str:
+    is_checked = all(file.sha256 for file in known.files)
+    return known.description + ("" if is_checked else "; hash not known, so only shape and type are checked")
+
+
 def _how_to_get(known: Known, roots: list[Path]) -> str:
     if not known.files:
         return "ships with scikit-learn"
-    names = ", ".join(file.name for file in known.files)
     folder = roots[0] / known.name
-    return f"downloaded from {known.url} when first used; without a network put {names} into {folder}"
+    return f"downloaded from {known.url} when first used; without a network put {file_names(known)} into {folder}"
 
 
 def _found(known: Known, roots: list[Path]) -> str | None:
     if not known.files:
         return "scikit-learn"
     paths = [find_file(known, file, roots) for file in known.files]
-    return str(paths[0].parent) if paths[0] and all(paths) else None
+    return folder_of(paths[0]) if paths[0] and all(paths) else None

@@ -22,7 +22,8 @@ _PARTS = ("train", "valid", "test")
 def load_images(folder: Path) -> Raw:
     """Reads all PNG, JPEG and WebP images below a folder, in the order of their paths.
 
-    The sub-folders train, test and perhaps valid, where there are any, are the parts.
+    The sub-folders train, test and perhaps valid, where there are any, are the parts. Grey images become
+    (1, H, W) and colour images (3, H, W); the two are never mixed by themselves.
 
     Arguments:
         folder: The folder.

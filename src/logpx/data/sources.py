@@ -16,11 +16,13 @@ from ._parts import Raw, divide, from_whole
 from .amat import read_amat
 from .arrays import load_arrays
 from .catalogue import CATALOGUE, File, Known
+from .cifar import read_cifar
 from .dataset import DataSet
 from .download import download, first_writable
-from .find import find_file, known_data, search_roots
+from .find import file_names, find_file, folder_of, known_data, search_roots
 from .idx import read_idx
 from .images import load_images
+from .mat import read_mat
 
 
 def load_data(
@@ -33,7 +35,7 @@ def load_data(
     """Loads a data set by its name, or from a .npy or .npz file or a folder of images.
 
     A named set is looked for under `data_root`, $LOGPX_DATA and the user's cache, then downloaded to the
-    first of these that can be written to; its content is checked against a known hash.
+    first of these that can be written to; its content is checked against its hash, where that is known.
 
     Arguments:
         name_or_path: A known name, or a path; a `Path`, or a string such as "./mnist", is always a path.
@@ -97,31 +99,47 @@ def _load_files(known: Known, data_root: str | Path | None, may_download: bool) 
         valid=parts.get("valid"),
         test=parts["test"],
         default_num_valid=known.sizes["valid"],
-        source=str(paths["train"].parent),
+        source=folder_of(paths["train"]),
     )
 
 
 def read_known(known: Known, file: File, path: Path) -> Tensor:
-    """Reads a file of a named set, plain or gzipped, and checks its content.
+    """Reads a part of a named set and checks its content.
 
     Arguments:
         known: The data set.
         file: The file in the catalogue.
-        path: Where it was found.
+        path: Where it was found; for an archive this may be the folder that it unpacks to.
 
     Raises:
         LogpxError: If it is damaged or holds something else.
     """
-    if ".amat" in file.name:
-        values = read_amat(path, (file.shape[0], file.shape[1]))
-    else:
-        values = read_idx(path, file.shape)
-    received = hashlib.sha256(values.numpy().data).hexdigest()
+    values = _read(file, path)
+    received = _sha256(values, file.ordered) if file.sha256 else ""
     if received != file.sha256:
         raise LogpxError(
             f"{path}: expected content with the sha256 {file.sha256}, received {received}{_cure(known, file, received)}"
         )
     return values
+
+
+def _read(file: File, path: Path) -> Tensor:
+    """Reads a file in the format that its name in the catalogue tells."""
+    if file.members:
+        return read_cifar(path, file.members, file.shape)
+    if ".amat" in file.name:
+        return read_amat(path, (file.shape[0], file.shape[1]))
+    if file.name.endswith(".mat"):
+        return read_mat(path, file.shape)
+    return read_idx(path, file.shape)
+
+
+def _sha256(values: Tensor, ordered: bool) -> str:
+    """Returns the hash of the values, or of the set of data that they are; see `File`."""
+    if ordered:
+        return hashlib.sha256(values.numpy().data).hexdigest()
+    digests = sorted(hashlib.sha256(datum.data).digest() for datum in values.numpy())
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _cure(known: Known, file: File, sha256: str) -> str:
@@ -136,11 +154,18 @@ def _fetch(known: Known, file: File, roots: list[Path], may_download: bool) -> P
     reason = "downloading is switched off"
     if may_download:
         try:
-            return download(known.url + file.name, folder / file.name, lambda path: read_known(known, file, path))
+            return download(known.url + file.name, folder / file.name, lambda path: _check_all(known, file.name, path))
         except LogpxError as error:
             reason = str(error).removesuffix(".")
     looked = ", ".join(str(root) for root in roots)
     raise LogpxError(
-        f"{known.name}: expected the files {', '.join(file.name for file in known.files)} under {looked}, "
+        f"{known.name}: expected the files {file_names(known)} under {looked}, "
         f"received no {file.name} ({reason}); put them into {folder}."
     )
+
+
+def _check_all(known: Known, name: str, path: Path) -> None:
+    """Raises unless a file holds all the parts that are in the file of this name."""
+    for file in known.files:
+        if file.name == name:
+            read_known(known, file, path)

@@ -4,7 +4,7 @@ Each version draws the ten exponential durations of 5 x 10^6 trials, finds every
 share that is not done after 70 days; "pandas" fills a DataFrame with all durations and ends per call, as one writes it
 first; "numpy" keeps bare arrays in the same float64. They run in turns in one process, and ratios are of medians.
 
-Run it on idle cores, with pandas installed: `python benchmarks/project_simulation.py`.
+Run it on idle cores, after `pip install -c constraints.txt '.[bench]'`: `python benchmarks/project_simulation.py`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ __all__ = [
     "IndependentBernoulli",
     "LevelsCategorical",
     "NegativeBinomialCounts",
+    "OnUnitInterval",
     "PoissonCounts",
     "RelaxedBernoulli",
     "SafeContinuousBernoulli",
@@ -24,3 +25,4 @@ from .dequantized import Dequantized
 from .gaussian import DiscretizedGaussian
 from .logistic import DiscretizedLogistic, DiscretizedLogisticMixture
 from .relaxation import relaxation
+from .unit import OnUnitInterval

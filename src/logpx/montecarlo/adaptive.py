@@ -22,10 +22,11 @@ from torch.distributions import Distribution
 from .density import LogDensity, ceiling, log_density, require_comparable, require_support, require_unbatched
 from .draws import keyed_draws
 from .estimate import Estimate
-from .estimators import Function
 from .fitting import weighted_fit
+from .intervals import require_confidence
 from .solve import Method
 from .sums import Sums
+from .values import Function, checked_values, require_finite
 
 
 @torch.no_grad()
@@ -115,7 +116,9 @@ class _Draws:
         with keyed_draws(seed, "adaptive", 0):
             x = proposal.sample((num_samples,))
             log_p = _log_densities(nominal, x)
-            return cls((proposal,), x, _values(f, x, log_p), log_p, log_density(proposal, x).double())
+            return cls(
+                (proposal,), x, checked_values(f(x), x, log_p > -math.inf), log_p, log_density(proposal, x).double()
+            )
 
     def extended(self, f: Function, nominal: LogDensity, proposal: Distribution, seed: int) -> _Draws:
         """Returns the draws with those of one more stage."""
@@ -123,7 +126,7 @@ class _Draws:
         with keyed_draws(seed, "adaptive", len(self.proposals)):
             x = proposal.sample((len(self.x) // len(self.proposals),))
             log_p = _log_densities(nominal, x)
-            values = _values(f, x, log_p)
+            values = checked_values(f(x), x, log_p > -math.inf)
         old_q = torch.logaddexp(self.log_q, log_density(proposal, self.x).double())
         new_q = torch.logsumexp(torch.stack([log_density(q, x).double() for q in proposals]), 0)
         return _Draws(
@@ -143,25 +146,8 @@ class _Draws:
 
 def _log_densities(nominal: LogDensity, x: Tensor) -> Tensor:
     log_p = log_density(nominal, x).double()
-    _require(~(torch.isnan(log_p) | (log_p == math.inf)), "The log-density log p(x)", log_p, x)
+    require_finite(~(torch.isnan(log_p) | (log_p == math.inf)), "The log-density log p(x)", log_p, x)
     return log_p
-
-
-def _values(f: Function, x: Tensor, log_p: Tensor) -> Tensor:
-    values = f(x)
-    if not isinstance(values, Tensor) or values.shape != x.shape[:1]:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"f must return shape {tuple(x.shape[:1])}, but got {got}: one value per draw.")
-    # f need not be defined where p is 0
-    values = torch.where(log_p > -math.inf, values, torch.zeros_like(values))
-    _require(torch.isfinite(values), "f(x)", values, x)
-    return values
-
-
-def _require(good: Tensor, what: str, values: Tensor, x: Tensor) -> None:
-    if not bool(good.all()):
-        first = int((~good).nonzero()[0])
-        raise ValueError(f"{what} must be finite, but is {values[first].item()} at x = {x[first].tolist()}: mend it.")
 
 
 def _require_sensible(
@@ -173,5 +159,4 @@ def _require_sensible(
     for name, count in {"num_stages": num_stages, "num_samples": num_samples}.items():
         if count < 1:
             raise ValueError(f"{name} must be positive, but is {count}: leave it out for a sensible one.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, but is {confidence}: 0.95 is customary.")
+    require_confidence(confidence)

@@ -23,9 +23,9 @@ from torch.distributions import Distribution
 from ..utils import LogpxError
 from .density import log_density, require_unbatched
 from .draws import keyed_draws
-from .estimators import Function
 from .fitting import weighted_fit
 from .mixture import Mixture, widened
+from .values import Function
 
 WIDE_SHARE = 0.2
 

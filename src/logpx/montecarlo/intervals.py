@@ -2,11 +2,17 @@ r"""Confidence intervals for a mean: exact for a proportion, right also when few
 
 from __future__ import annotations
 
-__all__ = ["clopper_pearson", "student", "weighted_events"]
+__all__ = ["clopper_pearson", "require_confidence", "student", "weighted_events"]
 
 import math
 
 from scipy import special
+
+
+def require_confidence(confidence: float) -> None:
+    """Raises a ValueError unless a confidence is between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, but is {confidence}: 0.95 is customary.")
 
 
 def clopper_pearson(hits: int, num_samples: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -32,8 +38,7 @@ def clopper_pearson(hits: int, num_samples: int, confidence: float = 0.95) -> tu
     """
     if not 0 <= hits <= num_samples or num_samples < 1:
         raise ValueError(f"hits must be between 0 and num_samples, but are {hits} of {num_samples}: count them again.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, but is {confidence}: 0.95 is customary.")
+    require_confidence(confidence)
     tail = (1 - confidence) / 2
     low = 0.0 if hits == 0 else float(special.betaincinv(hits, num_samples - hits + 1, tail))
     high = 1.0 if hits == num_samples else float(special.betainccinv(hits + 1, num_samples - hits, tail))

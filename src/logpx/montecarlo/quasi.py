@@ -25,10 +25,11 @@ from torch.distributions import Distribution, Independent, MultivariateNormal
 
 from .density import event_size, require_unbatched
 from .draws import keyed_draws, map_blocks
+from .engine import Draw
 from .estimate import Estimate
-from .estimators import Function, _Draw
-from .intervals import clopper_pearson, student
+from .intervals import clopper_pearson, require_confidence, student
 from .sums import Sums
+from .values import Function
 
 Points = Literal["sobol", "stratified"]
 # Points keep this distance from 0 and 1, where F^-1 may be infinite: a whole number of float64 steps on either side.
@@ -101,7 +102,7 @@ def quasi_expectation(
     _require_range(confidence, num_workers)
     inverse, dim = _inverse(nominal), event_size(nominal)
     _require_dimension(dim, points)
-    draw = _Draw(f, nominal, None, nominal, None, 0.0)
+    draw = Draw(f, nominal, None, nominal, None, 0.0)
 
     @torch.no_grad()
     def replicate(r: int) -> Sums:
@@ -132,8 +133,7 @@ def _replicate_size(num_samples: int, num_replicates: int, points: Points) -> in
 
 
 def _require_range(confidence: float, num_workers: int | None) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, but is {confidence}: 0.95 is customary.")
+    require_confidence(confidence)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers must be positive, but is {num_workers}: leave it out for a sensible one.")
 

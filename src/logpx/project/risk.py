@@ -25,8 +25,9 @@ from torch.distributions import AffineTransform, Beta, Distribution, Transformed
 
 from ..montecarlo.cross_entropy import cross_entropy
 from ..montecarlo.draws import keyed_draws
+from ..montecarlo.engine import DEFAULT_CAP
 from ..montecarlo.estimate import Estimate
-from ..montecarlo.estimators import DEFAULT_CAP, expectation, importance_sampling
+from ..montecarlo.estimators import expectation, importance_sampling
 from ..montecarlo.fitting import weighted_fit
 from ..montecarlo.mixture import defensive, widened
 from .direction import ScaledDirichlet

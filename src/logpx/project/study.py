@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from ..montecarlo.engine import DEFAULT_CAP
 from ..montecarlo.estimate import Estimate
-from ..montecarlo.estimators import DEFAULT_CAP
 from ..utils import LogpxError
 from ..version import __version__
 from .network import Project

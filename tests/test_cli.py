@@ -472,6 +472,7 @@ def test_a_table_without_a_deadline_has_a_schedule(tmp_path: Path, capsys: pytes
         ([], 2, "needs a project, either a file or --example"),
         (["--compare", "plan.csv"], 2, "put plan.csv in front of --compare"),
         (["--example", "--num-samples", "1"], 2, "--num-samples must be at least 2, but is 1"),
+        (["--example", "--html", "folder"], 2, "--html must name a file that ends in .html, but is folder"),
         (["--example", "--confidence", "2"], 2, "--confidence must be between 0 and 1, but is 2.0"),
         (["--example", "--relative-error", "0"], 2, "--relative-error must be positive, but is 0.0"),
         (["--example", "--deadline", "-5"], 2, "--deadline must be positive and finite, but is -5.0"),

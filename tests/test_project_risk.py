@@ -159,6 +159,13 @@ def test_stretching_leaves_durations_with_an_upper_end_as_they_are() -> None:
     assert abs(estimate.estimate - truth) < 4 * estimate.standard_error
 
 
+def test_the_upper_end_of_each_family_is_known() -> None:
+    ends = {"3": 3, "uniform(1, 5)": 5, "triangular(1, 2, 4)": 4, "pert(1, 2, 6)": 6}
+    assert {text: parse_duration(text).upper for text in ends} == ends
+    for text in ("exponential(2)", "gamma(mean=4, sd=2)", "lognormal(mean=4, sd=2)"):
+        assert parse_duration(text).upper == math.inf
+
+
 def test_trials_of_the_fit_count_along_the_trace() -> None:
     estimate = deadline_probability(example(), DEADLINE, num_samples=10_000, trace=[1000, 6000, 10_000])
     assert estimate.num_adaptive > 1000

@@ -53,6 +53,8 @@ def _require_usable(options: Namespace) -> None:
         taken = [word for word in options.compare or () if Path(word).suffix in (".yaml", ".yml", ".csv")]
         hint = f"; put {taken[0]} in front of --compare" if taken else ""
         raise UsageError(f"simulate needs a project, either a file or --example: logpx simulate project.yaml{hint}.")
+    if options.html is not None and Path(options.html).suffix not in (".html", ".htm"):
+        raise UsageError(f"--html must name a file that ends in .html, but is {options.html}: write, say, page.html.")
     for name in ("num_samples", "num_trials", "max_samples"):
         if (number := options[name]) is not None and number < 2:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 2, but is {number}: one trial has no error.")

@@ -61,6 +61,12 @@ class Duration:
         """Whether the duration is not random."""
         return self.family == "fixed"
 
+    @property
+    def upper(self) -> float:
+        """The upper end of the range; infinite where it has none."""
+        is_bounded = self.is_fixed or "high" in _family(self.family).names
+        return self.parameters[-1] if is_bounded else math.inf
+
     def distribution(self, dtype: torch.dtype = torch.float32) -> Distribution:
         """Returns the law of a random duration, with batch and event shape ().
 

@@ -100,7 +100,7 @@ def deadline_probability(
 
 def longest_completion(project: Project) -> float:
     """Returns the completion if every duration is at the upper end of its range; infinite where one has none."""
-    longest = [task.duration.mean if task.duration.is_fixed else _upper(task.duration) for task in project.tasks]
+    longest = [task.duration.upper for task in project.tasks]
     if math.inf in longest:
         return math.inf
     return float(project.completion(torch.tensor([longest], dtype=torch.float64)))
@@ -165,9 +165,9 @@ def _adaptable(duration: Duration) -> Distribution | float:
     if duration.is_fixed:
         return duration.mean
     law = duration.distribution()
-    if _upper(duration) == math.inf:
+    if duration.upper == math.inf:
         return law
-    low, width = duration.parameters[0], _upper(duration) - duration.parameters[0]
+    low, width = duration.parameters[0], duration.upper - duration.parameters[0]
     mean, variance = (law.mean - low) / width, law.variance / width**2
     # a / (a + b) = m and m (1 - m) / (a + b + 1) = v
     total = mean * (1 - mean) / variance - 1
@@ -176,7 +176,7 @@ def _adaptable(duration: Duration) -> Distribution | float:
 
 def _stretched(project: Project, chosen: set[str], factor: float) -> Durations:
     """Returns the durations with the chosen ones `factor` times as long, where they have no upper end."""
-    longer = {task.id for task in project.tasks if task.id in chosen and _upper(task.duration) == math.inf}
+    longer = {task.id for task in project.tasks if task.id in chosen and task.duration.upper == math.inf}
     if not longer:
         raise ValueError(
             "scale and critical-path need exponential, gamma or lognormal durations to stretch, but there are none "
@@ -190,13 +190,6 @@ def _law(duration: Duration, factor: float) -> Distribution | float:
     if duration.is_fixed:
         return duration.mean
     return Duration(duration.family, tuple(factor * each for each in duration.parameters)).distribution()
-
-
-def _upper(duration: Duration) -> float:
-    """Returns the upper end of the range of a duration; infinite where it has none."""
-    if duration.is_fixed:
-        return duration.mean
-    return duration.parameters[-1] if duration.family in ("uniform", "triangular", "pert") else math.inf
 
 
 def check_proposal(proposal: str) -> tuple[str, float]:

@@ -15,7 +15,7 @@ ROOT = Path(logpx.__file__).parent
 FACADE = {"__init__", "__main__"}
 LEAVES = {"progress", "files", "wording"}
 ROOMS = [
-    *("utils", "version", *sorted(LEAVES), "data", "distributions", "montecarlo", "project"),
+    *("utils", "version", *sorted(LEAVES), "data", "distributions", "likelihoods", "montecarlo", "project"),
     *("model", "nn", "conditional", "vae", "exact"),
     *(
         "objectives",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .train import fit, resume
     from .utils import LogpxError
-    from .vae import VAE, mlp_vae
+    from .vae import VAE, conv_vae, mlp_vae
 
 _HOMES = {
     "Batch": "data",
@@ -35,6 +35,7 @@ _HOMES = {
     "Settings": "settings",
     "Split": "data",
     "VAE": "vae",
+    "conv_vae": "vae",
     "elbo": "objectives",
     "encode": "generate",
     "evaluate": "evaluation",
@@ -63,6 +64,7 @@ __all__ = [
     "Split",
     "VAE",
     "__version__",
+    "conv_vae",
     "elbo",
     "encode",
     "evaluate",

@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .conditional import DECODERS, choose_likelihood
 from .data import DataSet, Split, load_data
 from .evaluation import Evaluation, evaluate
 from .files import first_line, read_json, write_arrays, write_json, write_text
+from .likelihoods import LIKELIHOODS, choose_likelihood
 from .model import LatentVariableModel, as_model
 from .settings import Settings
 from .utils import LogpxError
@@ -160,7 +160,7 @@ class Run:
         """Whether the settings' likelihood is relaxed for the data; a model of one's own tells only in evaluation."""
         kind = self.info["data"]["model_kind"]
         name = self.settings.model.likelihood
-        return not self.is_own and kind in DECODERS[choose_likelihood(name, kind)].relaxed_kinds
+        return not self.is_own and kind in LIKELIHOODS[choose_likelihood(name, kind)].relaxed_kinds
 
     @property
     def config(self) -> dict[str, Any]:
@@ -240,15 +240,20 @@ class Run:
         """Returns the train, valid or test data as the model sees them."""
         return self.split_of(self.load_data(), name)
 
-    def split_of(self, data: DataSet, name: str) -> Split:
+    def split_of(self, data: DataSet, name: str, flip: bool = False) -> Split:
         """Returns a part of any data as the model sees them: of the shape of the fit, binarized where it needs it.
+
+        Arguments:
+            data: The data set.
+            name: The part: train, valid or test.
+            flip: Whether the training data are mirrored at random, as in a fit.
 
         Raises:
             ValueError: If the data have another shape or kind than those of the fit.
         """
         settings, fitted = self.settings, self.info["data"]
         binarization = "none" if data.kind == "binary" else settings.data.binarization
-        split = data.split(name, binarization, settings.data.data_seed)
+        split = data.split(name, binarization, settings.data.data_seed, flip)
         if list(data.event_shape) != fitted["event_shape"] or split.kind != fitted["model_kind"]:
             raise ValueError(
                 f"The model is for {fitted['model_kind']} data of shape {tuple(fitted['event_shape'])}, but "
@@ -302,7 +307,8 @@ class Run:
                 f"{self.path} was fitted with a model of your own ({info['model']}): hand it over, as in "
                 f"logpx.load({str(self.path)!r}, model=YourModel())."
             )
-        return build_model(self.settings, info["data"]["event_shape"], info["data"]["model_kind"])
+        data = info["data"]
+        return build_model(self.settings, data["event_shape"], data["model_kind"], data["levels"])
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

@@ -45,18 +45,39 @@ class DataSettings:
     binarization: Literal["none", "threshold", "static", "dynamic"] = _setting(
         "none", "how greys become binary: not, at one half, by one fixed draw, or by fresh draws each epoch"
     )
+    flip: bool = _setting(False, "mirror a random half of the training images, afresh each epoch")
     data_seed: int = _setting(0, "seed of these draws, apart from the fit's, so that all fits see the same test data")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """A VAE of multilayer perceptrons."""
+    """A VAE of multilayer perceptrons or of convolutional networks."""
 
-    likelihood: str = _setting("auto", "auto (by the kind of data), bernoulli, relaxed-bernoulli or gaussian")
-    latent_dim: int = _setting(20, "number of latents")
-    network: Literal["mlp", "residual"] = _setting("mlp", "plain multilayer perceptrons, or with residual blocks")
-    hidden: tuple[int, ...] = _setting((500, 500), "widths of the hidden layers from x to z; the decoder reverses them")
+    likelihood: str = _setting(
+        "auto",
+        "auto (by the kind of data), bernoulli, discretized-logistic-mixture, categorical, discretized-gaussian, "
+        "dequantized-gaussian, poisson, negative-binomial, gaussian, continuous-bernoulli or relaxed-bernoulli",
+    )
+    num_mixtures: int = _setting(5, "components of a discretized logistic mixture")
+    log_scale_bound: float = _setting(5.0, "how far log-scales of levels can go from where they start, either way")
+    latent_dim: int = _setting(20, "number of latents, where they are a vector")
+    latent_channels: int | None = _setting(None, "conv and resnet: channels of latent maps; null: a vector of latents")
+    network: Literal["mlp", "residual", "conv", "resnet"] = _setting(
+        "mlp", "multilayer perceptrons (plain or with residual blocks), or convolutions (plain or with residual blocks)"
+    )
+    hidden: tuple[int, ...] = _setting(
+        (500, 500), "mlp and residual: widths of the hidden layers from x to z; the decoder reverses them"
+    )
+    channels: tuple[int, ...] = _setting(
+        (32, 64, 96), "conv and resnet: channels at each resolution from x to z, each half the one before"
+    )
+    num_blocks: int = _setting(1, "conv and resnet: blocks at each resolution")
     activation: str = _setting("relu", "relu, leaky-relu, elu, silu, gelu, softplus or tanh")
+    normalization: Literal["none", "batch", "group"] = _setting("group", "conv and resnet: what normalizes activations")
+    weight_norm: bool = _setting(False, "conv and resnet: split each weight into a magnitude and a direction")
+    upsampling: Literal["nearest", "shuffle"] = _setting(
+        "nearest", "conv and resnet: repeat pixels and convolve, or convolve and lay channels out as pixels"
+    )
     encoder_dropout: float = _setting(0.0, "probability that a hidden unit of the encoder is dropped in training")
     decoder_dropout: float = _setting(0.0, "the same for the decoder")
     prior: Literal["normal", "maf"] = _setting(
@@ -65,9 +86,14 @@ class ModelSettings:
     center: bool = _setting(False, "subtract the training mean before the encoder, and start the decoder at it")
 
     def __post_init__(self) -> None:
-        _require_range("latent_dim", self.latent_dim, 1)
-        for width in self.hidden:
-            _require_range("hidden", width, 1)
+        for name in ("num_mixtures", "latent_dim", "num_blocks"):
+            _require_range(name, getattr(self, name), 1)
+        _require_range("log_scale_bound", self.log_scale_bound, 0)
+        if self.latent_channels is not None:
+            _require_range("latent_channels", self.latent_channels, 1)
+        for name in ("hidden", "channels"):
+            for width in getattr(self, name):
+                _require_range(name, width, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +121,18 @@ class TrainSettings:
 
     epochs: int = _setting(50, "passes over the training data")
     batch_size: int = _setting(128, "data per step")
-    optimizer: Literal["adam", "adamw"] = _setting("adam", "adam, or adamw with decoupled weight decay")
+    optimizer: Literal["adam", "adamw", "adamax"] = _setting(
+        "adam", "adam, adamw with decoupled weight decay, or adamax, whose steps heed the largest gradients"
+    )
     learning_rate: float = _setting(1e-3, "peak learning rate")
     weight_decay: float = _setting(0.0, "weight decay")
     schedule: Literal["constant", "cosine"] = _setting(
         "constant", "learning rate after warm-up: constant, or cosine to 0"
     )
     warmup_steps: int = _setting(0, "steps over which the learning rate rises from 0")
+    precision: Literal["32-true", "bf16-mixed"] = _setting(
+        "32-true", "float32, or bfloat16 within networks, about twice as fast where the machine has it"
+    )
     clip_norm: float | None = _setting(None, "largest norm of the gradient; null: no clipping")
     ema: float = _setting(
         0.0, "decay per step of an exponential average of the weights, which is then what is kept; 0: off"
@@ -214,7 +245,8 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as nested plain values, fit for YAML and JSON."""
         nested = dataclasses.asdict(self)
-        nested["model"]["hidden"] = list(self.model.hidden)
+        for name in ("hidden", "channels"):
+            nested["model"][name] = list(getattr(self.model, name))
         return nested
 
     def to_yaml(self) -> str:

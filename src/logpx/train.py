@@ -23,10 +23,10 @@ from torch.optim import Optimizer
 
 from . import objectives
 from .checkpoint import WeightAverage, restore, save, save_epoch
-from .conditional import choose_likelihood
 from .data import Batch, DataSet, Split, load_data
 from .data.catalogue import CATALOGUE
 from .interrupt import interruptible
+from .likelihoods import choose_likelihood
 from .model import as_model, evaluating
 from .progress import track
 from .run import Run
@@ -117,7 +117,12 @@ def resume(
 
 def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
     options = settings.train
-    fabric = Fabric(accelerator=choose_device(settings.device).type, devices=1, loggers=_loggers(run, options))
+    fabric = Fabric(
+        accelerator=choose_device(settings.device).type,
+        devices=1,
+        precision=options.precision,
+        loggers=_loggers(run, options),
+    )
     fabric.launch()
     objective = _Objective(model, settings.objective)
     plain = _Objective(model, dataclasses.replace(settings.objective, free_bits=0.0))
@@ -126,7 +131,7 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
     average = WeightAverage(model, options.ema)
     state = restore(run, model, optimizer, average)
 
-    train = run.load_split("train").to(fabric.device)
+    train = run.split_of(run.load_data(), "train", flip=settings.data.flip).to(fabric.device)
     valid = None if options.validate_on == "none" else run.load_split(options.validate_on).to(fabric.device)
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
     num_steps = options.epochs * steps_per_epoch
@@ -252,8 +257,11 @@ def _optimizer(model: nn.Module, options: TrainSettings) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError(f"A fit needs parameters, but {type(model).__name__} has none that require a gradient.")
+    rates: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    if options.optimizer == "adamax":
+        return torch.optim.Adamax(parameters, **rates)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
-    return kind(parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+    return kind(parameters, **rates, fused=True)
 
 
 def _loggers(run: Run, options: TrainSettings) -> list[Any]:
@@ -285,8 +293,16 @@ def _load(settings: Settings) -> DataSet:
 def _build(settings: Settings, data: DataSet, train: Split) -> nn.Module:
     likelihood = choose_likelihood(settings.model.likelihood, train.kind)
     settings = settings.override(likelihood=likelihood)
-    mean = train.batch(torch.arange(len(train))).x.mean(0) if settings.model.center else None
-    return _checked_model(build_model(settings, data.event_shape, train.kind, mean))
+    mean = _mean(train) if settings.model.center else None
+    return _checked_model(build_model(settings, data.event_shape, train.kind, train.levels, mean))
+
+
+def _mean(split: Split) -> Tensor:
+    """Returns the mean of the data, with the event shape, a batch at a time."""
+    total = torch.zeros(split.event_shape, dtype=torch.float64)
+    for batch in split.batches(VALIDATION_BATCH):
+        total += batch.x.double().sum(0)
+    return (total / len(split)).float()
 
 
 def _checked_model(model: object) -> nn.Module:

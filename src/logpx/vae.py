@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["VAE", "mlp_vae"]
+__all__ = ["VAE", "conv_vae", "mlp_vae"]
 
 import math
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .conditional import DECODERS, GaussianEncoder, StandardNormal
-from .nn import MLP, ResidualMLP
+from .conditional import Decoder, GaussianEncoder, StandardNormal
+from .likelihoods import Likelihood, make_likelihood
+from .nn import MLP, ConvDecoder, ConvEncoder, ResidualMLP, latent_shape
 
-BODIES: dict[str, type[MLP] | type[ResidualMLP]] = {"mlp": MLP, "residual": ResidualMLP}
+Prior = Literal["normal", "maf"]
+MLPS: dict[str, type[MLP] | type[ResidualMLP]] = {"mlp": MLP, "residual": ResidualMLP}
+BLOCKS: dict[str, Literal["plain", "residual"]] = {"conv": "plain", "resnet": "residual"}
 
 
 class VAE(nn.Module):
@@ -41,21 +44,21 @@ class VAE(nn.Module):
 def mlp_vae(
     event_shape: Sequence[int],
     *,
-    likelihood: str = "bernoulli",
+    likelihood: str | Likelihood = "bernoulli",
     latent_dim: int = 20,
     network: str = "mlp",
     hidden: Sequence[int] = (500, 500),
     activation: str = "relu",
     encoder_dropout: float = 0.0,
     decoder_dropout: float = 0.0,
-    prior: Literal["normal", "maf"] = "normal",
+    prior: Prior = "normal",
     data_mean: Tensor | None = None,
 ) -> VAE:
     """Builds a VAE of multilayer perceptrons, with a diagonal Gaussian encoder.
 
     Arguments:
         event_shape: The shape of one datum.
-        likelihood: A name in `DECODERS`.
+        likelihood: A likelihood, or a name in `LIKELIHOODS` for one with its default options.
         latent_dim: The number of latents L.
         network: "mlp" for :class:`MLP`, or "residual" for :class:`ResidualMLP`.
         hidden: The encoder's widths from x to z; the decoder has them in reverse.
@@ -73,31 +76,100 @@ def mlp_vae(
         raise ValueError(
             f"Sizes must be positive, but latent_dim is {latent_dim} and hidden {tuple(hidden)}: mend them."
         )
-    if likelihood not in DECODERS:
-        raise ValueError(f"likelihood must be one of {', '.join(DECODERS)}, but is {likelihood!r}: choose one.")
-    if network not in BODIES:
-        raise ValueError(f"network must be one of {', '.join(BODIES)}, but is {network!r}: choose one.")
-    Decoder, Body, num_dims = DECODERS[likelihood], BODIES[network], math.prod(event_shape)
+    if network not in MLPS:
+        raise ValueError(f"network must be one of {', '.join(MLPS)}, but is {network!r}: choose one.")
+    likelihood, Body = _likelihood(likelihood, event_shape), MLPS[network]
     encode = Body(event_shape, 2 * latent_dim, hidden, activation, encoder_dropout)
-    decode = Body((latent_dim,), Decoder.num_parameters * num_dims, hidden[::-1], activation, decoder_dropout)
-    # without data the buffer still has the event shape, so that saved weights fit
-    center = torch.zeros(tuple(event_shape)) if data_mean is None else data_mean
+    decode = Body((latent_dim,), likelihood.num_parameters, hidden[::-1], activation, decoder_dropout)
     if data_mean is not None:
-        _output_bias(decode).data.copy_(Decoder.bias(data_mean))
-    return VAE(_prior(prior, latent_dim), GaussianEncoder(encode, center), Decoder(decode, event_shape))
+        decode.last.bias.data.copy_(likelihood.bias(data_mean).flatten())
+    return VAE(_prior(prior, (latent_dim,)), _encoder(encode, event_shape, data_mean), Decoder(decode, likelihood))
 
 
-def _output_bias(body: MLP | ResidualMLP) -> Tensor:
-    last = body[-1]
-    return last.bias  # type: ignore[return-value]
+def conv_vae(
+    event_shape: Sequence[int],
+    *,
+    likelihood: str | Likelihood = "discretized-logistic-mixture",
+    latent_dim: int = 20,
+    latent_channels: int | None = None,
+    network: str = "resnet",
+    channels: Sequence[int] = (32, 64, 96),
+    num_blocks: int = 1,
+    activation: str = "silu",
+    normalization: Literal["none", "batch", "group"] = "group",
+    weight_norm: bool = False,
+    upsampling: Literal["nearest", "shuffle"] = "nearest",
+    encoder_dropout: float = 0.0,
+    decoder_dropout: float = 0.0,
+    prior: Prior = "normal",
+    data_mean: Tensor | None = None,
+) -> VAE:
+    r"""Builds a VAE of convolutional networks for images, with a diagonal Gaussian encoder.
+
+    Arguments:
+        event_shape: The shape (C, H, W) of an image.
+        likelihood: A likelihood, or a name in `LIKELIHOODS` for one with its default options.
+        latent_dim: The number of latents L, where they are a vector.
+        latent_channels: The number of channels of latent maps, whose sides are those of the image divided by 2 for each
+            entry of `channels` after the first; by default the latents are a vector.
+        network: "resnet" for residual blocks, or "conv" for plain convolutions; see :class:`ConvEncoder`.
+        channels: The encoder's channels at each resolution from x to z; the decoder has them in reverse.
+        num_blocks: The number of blocks at each resolution.
+        activation: A name in `nn.ACTIVATIONS`.
+        normalization: "group", "batch" or "none".
+        weight_norm: Whether each weight is split into a magnitude per output channel and a direction.
+        upsampling: "nearest" or "shuffle"; see :class:`ConvDecoder`.
+        encoder_dropout: The probability with which an activation of the encoder is dropped in training.
+        decoder_dropout: The same for the decoder.
+        prior: "normal" for N(0, I), or "maf" for a masked autoregressive flow of a vector, learned with the rest.
+        data_mean: The mean of the training data, with the event shape: the encoder then sees centred data, and the
+            decoder starts at the mean colour.
+
+    Raises:
+        ValueError: If a name is unknown, a size is not positive, or the data are no images.
+    """
+    if network not in BLOCKS:
+        raise ValueError(f"network must be one of {', '.join(BLOCKS)}, but is {network!r}: choose one.")
+    likelihood, is_flat = _likelihood(likelihood, event_shape), latent_channels is None
+    num_latents = latent_dim if latent_channels is None else latent_channels
+    shape = (num_latents,) if is_flat else latent_shape(event_shape, channels, num_latents)
+    options: dict[str, Any] = {
+        "flat": is_flat,
+        "num_blocks": num_blocks,
+        "block": BLOCKS[network],
+        "activation": activation,
+        "normalization": normalization,
+        "weight_norm": weight_norm,
+    }
+    encode = ConvEncoder(event_shape, 2 * num_latents, channels=channels, dropout=encoder_dropout, **options)
+    mirrored: dict[str, Any] = {"channels": channels[::-1], "dropout": decoder_dropout, "upsampling": upsampling}
+    decode = ConvDecoder(num_latents, likelihood.map_shape, **mirrored, **options)
+    if data_mean is not None and decode.last.bias is not None:
+        bias = likelihood.bias(data_mean).reshape(likelihood.map_shape)
+        decode.last.bias.data.copy_(bias.mean((-2, -1)))
+    return VAE(_prior(prior, shape), _encoder(encode, event_shape, data_mean), Decoder(decode, likelihood))
 
 
-def _prior(name: str, latent_dim: int) -> nn.Module:
+def _likelihood(likelihood: str | Likelihood, event_shape: Sequence[int]) -> Likelihood:
+    return make_likelihood(likelihood, event_shape) if isinstance(likelihood, str) else likelihood
+
+
+def _encoder(body: nn.Module, event_shape: Sequence[int], data_mean: Tensor | None) -> GaussianEncoder:
+    # without data the buffer still has the event shape, so that saved weights fit
+    return GaussianEncoder(body, torch.zeros(tuple(event_shape)) if data_mean is None else data_mean)
+
+
+def _prior(name: str, shape: Sequence[int]) -> nn.Module:
     if name == "normal":
-        return StandardNormal(latent_dim)
-    if name == "maf":
-        return _zuko().flows.MAF(latent_dim, transforms=2, hidden_features=[256])
-    raise ValueError(f"prior must be normal or maf, but is {name!r}: choose one.")
+        return StandardNormal(shape)
+    if name != "maf":
+        raise ValueError(f"prior must be normal or maf, but is {name!r}: choose one.")
+    if len(shape) != 1:
+        raise ValueError(
+            f"prior maf is for a vector of latents, but they are maps of shape {tuple(shape)}: set prior normal, or "
+            "leave latent_channels out."
+        )
+    return _zuko().flows.MAF(math.prod(shape), transforms=2, hidden_features=[256])
 
 
 def _zuko() -> ModuleType:

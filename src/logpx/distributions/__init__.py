@@ -13,6 +13,7 @@ __all__ = [
     "PoissonCounts",
     "RelaxedBernoulli",
     "SafeContinuousBernoulli",
+    "logistic_log_mass",
     "relaxation",
 ]
 
@@ -23,6 +24,6 @@ from .counts import NegativeBinomialCounts, PoissonCounts
 from .coupled import CoupledLogisticMixture
 from .dequantized import Dequantized
 from .gaussian import DiscretizedGaussian
-from .logistic import DiscretizedLogistic, DiscretizedLogisticMixture
+from .logistic import DiscretizedLogistic, DiscretizedLogisticMixture, logistic_log_mass
 from .relaxation import relaxation
 from .unit import OnUnitInterval

@@ -11,10 +11,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 
 from logpx import plots
-from logpx.plots._style import WIDTH
+from logpx.plots._style import BLUE, GREEN, RED, WIDTH
 
 IMAGES = np.random.default_rng(0).random((7, 1, 5, 4))
 
@@ -176,6 +177,8 @@ def test_extremes_show_the_images_under_their_values() -> None:
     figure = plots.extremes(images, values, num=2)
     shown = [t.get_text() for t in axes(figure).texts if t.get_text().startswith("−")]
     assert shown == ["−9.0", "−6.0", "−1.0", "−2.0"]
+    large = [t.get_text() for t in axes(plots.extremes(images, 1000 * values, num=1)).texts if "," in t.get_text()]
+    assert large == ["−9,000", "−1,000"]
     greys = [g for g in np.unique(canvas(figure)) if (canvas(figure) == g).sum() > 1000]
     assert set(greys) >= {round(255 * images[i].max()) for i in (1, 6, 2, 5)}
 
@@ -215,6 +218,113 @@ def test_pairs_alternate() -> None:
     assert [t.get_text() for t in axes(figure).texts if t.get_text() == "data"] == ["data"] * 2
     with pytest.raises(ValueError, match="equal shapes"):
         plots.paired_grid(IMAGES, IMAGES[:3])
+
+
+def test_rows_of_several_kinds_stand_in_groups() -> None:
+    rows = {name: np.full((4, 1, 3, 3), grey) for name, grey in (("data", 0.0), ("mean", 0.5), ("sample", 0.8))}
+    figure = plots.stacked_grid(rows, ncols=2)
+    shown = canvas(figure)[..., 0]
+    column = shown[:, np.nonzero((shown < 255).any(0))[0].max()]
+    starts = [i for i in range(1, len(column)) if column[i] != column[i - 1] and column[i] != 255]
+    assert column[starts].tolist() == [0, 128, 204] * 2
+    # more air between groups than within
+    steps = np.diff(starts)
+    assert steps[0] == steps[1] == steps[3] and steps[2] > steps[0]
+    assert [t.get_text() for t in axes(figure).texts if t.get_text()] == ["data", "mean", "sample"] * 2
+    with pytest.raises(ValueError, match=r"equal shapes, but have a: .*, b: "):
+        plots.stacked_grid({"a": IMAGES, "b": IMAGES[:3]})
+    with pytest.raises(ValueError, match="equal shapes, but have none"):
+        plots.stacked_grid({})
+
+
+def spikes(num_levels: int, sharpness: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Masses of shape (L, C, H, W) around levels, the narrower the sharper."""
+    k = np.arange(num_levels).reshape(-1, 1, 1, 1)
+    masses = np.exp(-sharpness * np.abs(k - centre))
+    return np.asarray(masses / masses.sum(0))
+
+
+def test_pixels_are_chosen_by_their_entropy() -> None:
+    masses = np.zeros((8, 1, 2, 3))
+    # entropies of 2, 3, 0, then 1, 1, 1 bits: that of 1 or 2 bits is midway, and of equals the first counts
+    for place, support in zip(np.ndindex(2, 3), (4, 8, 1, 2, 2, 2), strict=True):
+        masses[:support, 0, place[0], place[1]] = 1 / support
+    assert plots.pixels_by_entropy(masses).tolist() == [[0, 2], [0, 0], [0, 1]]
+    # with the mirrored image as a second channel 2, 6, 2, then 2, 2, 2 bits: the first is as near to 4 as the second
+    mirrored = np.concatenate([masses, masses[..., ::-1]], axis=1)
+    assert plots.pixels_by_entropy(mirrored).tolist() == [[0, 0], [0, 1]]
+    assert plots.pixels_by_entropy(masses[:, :, :1, :1]).tolist() == [[0, 0]]
+
+
+def prediction(num_channels: int = 3, num_levels: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shape = (num_channels, 4, 5)
+    masses = spikes(num_levels, rng.uniform(0.1, 3, shape), rng.integers(0, num_levels, shape))
+    return rng.integers(0, num_levels, shape) / (num_levels - 1), masses
+
+
+def steps(ax: Axes) -> list[np.ndarray]:
+    return [patch.get_data().values for patch in ax.patches if isinstance(patch, StepPatch) and not patch.get_fill()]
+
+
+def test_predictions_show_the_masses_and_the_true_levels_of_chosen_pixels() -> None:
+    image, masses = prediction()
+    names = ["red", "green given red", "blue given red and green"]
+    figure = plots.predicted_levels(image[None], masses[None], means=image[None], channels=names)
+    pictures = [ax for ax in figure.axes if ax.images]
+    panels = [ax for ax in figure.axes if not ax.images]
+    assert (len(pictures), len(panels)) == (2, 3)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [*names, "true level"]
+    places = plots.pixels_by_entropy(masses)
+    for number, ((row, column), ax) in enumerate(zip(places, panels, strict=True), start=1):
+        pixel, levels = masses[:, :, row, column], np.rint(15 * image[:, row, column]).astype(int)
+        # the highest first, at the back
+        order = np.argsort(-pixel.max(0))
+        assert all((a == pixel[:, c]).all() for a, c in zip(steps(ax), order, strict=True))
+        dots = [line.get_xydata()[0].tolist() for line in ax.lines if line.get_marker() in "o^s"]
+        assert dots == [[levels[c], pixel[levels[c], c]] for c in order]
+        dotted = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+        assert dotted == levels[order].tolist()
+        colours = [line.get_color() for line in ax.lines if line.get_linestyle() == ":"]
+        assert colours == [(RED, GREEN, BLUE)[c] for c in order]
+        entropy, cost = -(pixel * np.log2(pixel)).sum(), -np.log2(pixel[levels, range(3)]).sum()
+        title = f"pixel {number}: entropy {entropy:.1f} bits; the true levels cost {cost:.1f} bits"
+        assert ax.get_title(loc="left") == title
+    for ax in pictures:
+        assert [line.get_xydata()[0].tolist() for line in ax.lines] == places[:, ::-1].tolist()
+        assert [t.get_text() for t in ax.texts] == ["1", "2", "3"]
+        assert np.allclose(ax.images[0].get_array(), np.moveaxis(image, 0, -1))
+    said = words(figure)
+    assert "level, from 0 to 15 (no unit)" in said and "probability of the level" in said and "mean of p(x | z)" in said
+    assert [ax.get_xlabel() != "" for ax in panels] == [False, False, True]
+
+
+def test_predictions_of_several_greys_without_means() -> None:
+    image, masses = prediction(1)
+    figure = plots.predicted_levels(np.stack([image, image]), np.stack([masses, masses[::-1]]), title="A title.")
+    assert len([ax for ax in figure.axes if ax.images]) == 2 and len(figure.axes) == 8
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["channel 0", "true level"]
+    assert figure.get_suptitle() == "A title." and "mean" not in words(figure)
+    assert "the true level costs" in words(figure) and rendered(figure).size
+    assert figure.get_size_inches()[0] == WIDTH
+
+
+def test_predictions_that_are_sure_and_wrong_cost_infinitely_much() -> None:
+    masses = np.zeros((4, 5, 1, 1))
+    masses[2] = 1
+    figure = plots.predicted_levels(np.zeros((1, 5, 1, 1)), masses[None])
+    assert "pixel 1: entropy 0.0 bits; the true levels cost ∞ bits" in words(figure)
+    sure = plots.predicted_levels(np.full((1, 5, 1, 1), 2 / 3), 1.0000001 * masses[None])
+    assert "pixel 1: entropy 0.0 bits; the true levels cost 0.0 bits" in words(sure)
+    assert len(figure.axes) == 2 and rendered(figure).size
+
+
+def test_predictions_of_other_shapes_are_refused() -> None:
+    image, masses = prediction()
+    with pytest.raises(ValueError, match="one prediction per image"):
+        plots.predicted_levels(image[None], masses[None, :, :2])
+    with pytest.raises(ValueError, match="one prediction per image"):
+        plots.predicted_levels(image[None], masses[None], means=image)
 
 
 def test_traversal_grid_writes_its_labels() -> None:

@@ -11,8 +11,10 @@ __all__ = [
     "active_latents",
     "encode",
     "encode_all",
+    "has_mean",
     "has_real_latents",
     "manifold",
+    "predict",
     "reconstruct",
     "sample",
     "traverse",
@@ -64,13 +66,14 @@ def sample(
         return _decode(model, z, mean=mean)
 
 
-def reconstruct(model: LatentVariableModel, x: Tensor, *, seed: int = 0) -> Tensor:
-    r"""Encodes data and decodes them again, from the posterior mean to the mean of the likelihood.
+def reconstruct(model: LatentVariableModel, x: Tensor, *, seed: int = 0, mean: bool = True) -> Tensor:
+    r"""Encodes data and decodes them again, from the posterior mean to the mean of the likelihood or a draw from it.
 
     Arguments:
         model: A model with an encoder and a decoder, on the device of `x`.
         x: The data, with shape (B, \*event).
-        seed: The seed of draws, where a mean is missing.
+        seed: The seed of draws, and of codes where the posterior has no mean.
+        mean: Whether the result is the mean of the likelihood (where it has one) or a draw from it.
 
     Returns:
         The reconstructions, with shape (B, \*event).
@@ -78,7 +81,22 @@ def reconstruct(model: LatentVariableModel, x: Tensor, *, seed: int = 0) -> Tens
     if len(x) == 0:
         raise ValueError("Reconstructions need data: give at least 1 datum.")
     with evaluating(model), keyed_rng(seed, "reconstruct", device=x.device):
-        return _decode(model, _code(model, x))
+        return _decode(model, _code(model, x), mean=mean)
+
+
+def predict(model: LatentVariableModel, x: Tensor, *, seed: int = 0) -> Distribution:
+    r"""Encodes data and returns what the decoder says of each, the likelihood :math:`p(x | z)` at its code z.
+
+    Arguments:
+        model: A model with an encoder and a decoder, on the device of `x`.
+        x: The data, with shape (B, \*event), few enough to be decoded at once.
+        seed: The seed of codes, where the posterior has no mean.
+
+    Returns:
+        The distribution of which :func:`reconstruct` gives the mean, with batch shape (1, B).
+    """
+    with evaluating(model), keyed_rng(seed, "reconstruct", device=x.device):
+        return model.decoder(_code(model, x)[None])
 
 
 def encode(
@@ -221,6 +239,11 @@ def manifold(model: LatentVariableModel, *, num: int = 20, seed: int = 0, device
         if mean is not None and scale is not None:
             z = mean + scale * z
         return _decode(model, z.flatten(0, 1)).unflatten(0, (num, num))
+
+
+def has_mean(distribution: Distribution) -> bool:
+    """Returns whether a distribution knows its mean; where it does not, a draw stands in for it."""
+    return _moment(distribution, "mean") is not None
 
 
 def has_real_latents(model: LatentVariableModel) -> bool:

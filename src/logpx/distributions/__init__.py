@@ -13,6 +13,8 @@ __all__ = [
     "PoissonCounts",
     "RelaxedBernoulli",
     "SafeContinuousBernoulli",
+    "level_masses",
+    "log_prob_per_channel",
     "logistic_log_mass",
     "relaxation",
 ]
@@ -25,5 +27,6 @@ from .coupled import CoupledLogisticMixture
 from .dequantized import Dequantized
 from .gaussian import DiscretizedGaussian
 from .logistic import DiscretizedLogistic, DiscretizedLogisticMixture, logistic_log_mass
+from .pixels import level_masses, log_prob_per_channel
 from .relaxation import relaxation
 from .unit import OnUnitInterval

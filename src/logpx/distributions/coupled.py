@@ -138,8 +138,25 @@ class CoupledLogisticMixture(Distribution):
         Raises:
             ValueError: If a value is not a level, or an image has another shape.
         """
+        return self.channels_given(value).cdf(value.to(self.loc.dtype))
+
+    def channels_given(self, value: Tensor) -> DiscretizedLogisticMixture:
+        r"""Returns :math:`P(x_c \mid x_1, \dots, x_{c-1})` of each channel, with batch shape (\*, C, H, W).
+
+        It is a mixture of its own for every value, and the log-masses of the values sum to that of their image. Of an
+        image, the last channel is not looked at.
+
+        Raises:
+            ValueError: If a value is not a level, or an image has another shape.
+        """
         x = self._unbound(value)
-        return torch.stack([self._next_channel(x[:c]).cdf(x[c]) for c in range(len(x))], -3)
+        each = [self._next_channel(x[:c]) for c in range(len(x))]
+        # the batch shape of x may be wider than the distribution's, which the first channel does not see
+        logits, loc, scale = (
+            torch.stack(torch.broadcast_tensors(*parts), -4)
+            for parts in zip(*((q.logits, q.loc, q.scale) for q in each), strict=True)
+        )
+        return DiscretizedLogisticMixture(logits, loc, scale, self.levels, validate_args=False)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
         r"""Returns images with shape sample_shape + (\*, C, H, W); a channel leans on the rounded levels before it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["report"]
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..data import Split
 from ..model import LatentVariableModel
 from ..run import Run
 from ..utils import spread
+from . import levels
 from ._common import as_float, inline, number, png, render, write
 
 NUM_ENCODED = 500  # data that say which latents are active
@@ -46,11 +47,22 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
     model = run.load_model() if model is None else model
     split = run.load_split(record.get("data", {}).get("split", "test")) if split is None else split
     held_out = "test" if run.config.get("train", {}).get("validate_on") == "test" else "validation"
-    figures = _training(run.metrics(), held_out) | _pictures(model, split, seed) | _evidence(record, scores, split)
+    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else torch.device("cpu")
+    x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
+    versions = levels.versions(model, split, x, seed)
+    pictures = _pictures(model, split, x, versions, seed)
+    figures = _training(run.metrics(), held_out) | pictures | _evidence(record, scores, split)
     images = {name: png(figure) for name, figure in figures.items()}
     for name, image in images.items():
         write(run.path / "figures" / f"{name}.png", image)
-    page = _render(run, record, {name: inline(figures[name], image) for name, image in images.items()})
+    page = _render(
+        run,
+        record,
+        figures={name: inline(figures[name], image) for name, image in images.items()},
+        versions=list(versions),
+        bits=levels.code_lengths(model, split, seed, device) if versions else {},
+        split={"name": split.name, "num_data": len(split)},
+    )
     write(run.path / "report.html", page.encode())
     return run.path / "report.html"
 
@@ -61,23 +73,56 @@ def _training(metrics: Mapping[str, np.ndarray], held_out: str) -> dict[str, Fig
     return {"training_curves": plots.training_curves(metrics, held_out=held_out)}
 
 
-def _pictures(model: LatentVariableModel, split: Split, seed: int) -> dict[str, Figure]:
+def _pictures(
+    model: LatentVariableModel, split: Split, x: Tensor, versions: Mapping[str, bool], seed: int
+) -> dict[str, Figure]:
     """Draws what the model makes of data, and what it makes by itself."""
-    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else "cpu"
-    samples = generate.sample(model, NUM_SAMPLES, seed=seed, device=device)
-    x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
-    limits = _limits(split.kind, x if len(x) else samples)
+    samples = {
+        label: generate.sample(model, NUM_SAMPLES, seed=seed, device=x.device, mean=mean)
+        for label, mean in (versions or {"": True}).items()
+    }
+    limits = _limits(split.kind, x if len(x) else next(iter(samples.values())))
     figures = {}
     if len(x):
         shown = x[spread(len(x), NUM_PAIRS).to(x.device)]
-        pairs = _array(shown), _array(generate.reconstruct(model, shown, seed=seed))
-        title = f"Data ({split.name}), and below them their reconstructions."
-        figures["reconstructions"] = plots.paired_grid(*pairs, NUM_COLUMNS, title=title, limits=limits)
-    title = "What the model generates from draws of its prior."
-    figures["samples"] = plots.image_grid(_array(samples), NUM_COLUMNS, title=title, limits=limits)
+        figures["reconstructions"] = _reconstructions(model, shown, versions, split.name, limits, seed)
+    figures["samples"] = _samples(samples, limits)
+    if versions:
+        figures |= levels.predictions(model, shown, seed)
     if generate.has_real_latents(model):
         figures |= _latents(model, x, limits, seed)
     return figures
+
+
+def _reconstructions(
+    model: LatentVariableModel,
+    x: Tensor,
+    versions: Mapping[str, bool],
+    name: str,
+    limits: tuple[float, float],
+    seed: int,
+) -> Figure:
+    if not versions:
+        title = f"Data ({name}), and below them their reconstructions."
+        pairs = _array(x), _array(generate.reconstruct(model, x, seed=seed))
+        return plots.paired_grid(*pairs, NUM_COLUMNS, title=title, limits=limits)
+    below = {label: generate.reconstruct(model, x, seed=seed, mean=mean) for label, mean in versions.items()}
+    rows = {label: _array(each) for label, each in {"data": x, **below}.items()}
+    title = f"Data ({name}), and below them {_spoken(versions)} of p(x | z)."
+    return plots.stacked_grid(rows, NUM_COLUMNS, title=title, limits=limits)
+
+
+def _samples(samples: Mapping[str, Tensor], limits: tuple[float, float]) -> Figure:
+    rows = {label: _array(each) for label, each in samples.items()}
+    title = "What the model generates from draws of its prior."
+    if "" in rows:
+        return plots.image_grid(rows[""], NUM_COLUMNS, title=title, limits=limits)
+    title = f"What the model generates from its prior: {_spoken(rows)} of p(x | z)."
+    return plots.stacked_grid(rows, NUM_COLUMNS, title=title, limits=limits)
+
+
+def _spoken(versions: Iterable[str]) -> str:
+    return " and ".join({"mean": "the mean", "sample": "a sample"}[label] for label in versions)
 
 
 def _latents(model: LatentVariableModel, x: Tensor, limits: tuple[float, float], seed: int) -> dict[str, Figure]:
@@ -132,14 +177,14 @@ def _array(x: Tensor) -> np.ndarray:
     return array
 
 
-def _render(run: Run, record: Mapping[str, Any], figures: Mapping[str, Mapping[str, str]]) -> str:
+def _render(run: Run, record: Mapping[str, Any], **shown: Any) -> str:
     return render(
         "run.html",
         name=run.path.resolve().name,
         command=shlex.join(["logpx", "evaluate", str(run.path)]),
         e=record,
         quantity=_quantity(record),
-        figures=figures,
+        **shown,
         config=run.config,
         settings=dict(_flat(run.config)),
         provenance=dict(_flat(_provenance(record))),

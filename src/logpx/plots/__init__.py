@@ -17,6 +17,9 @@ __all__ = [
     "network",
     "paired_grid",
     "pareto_scatter",
+    "pixels_by_entropy",
+    "predicted_levels",
+    "stacked_grid",
     "training_curves",
     "traversal_grid",
     "value_limits",
@@ -25,6 +28,15 @@ __all__ = [
 from .charts import evidence_curve, evidence_histogram, pareto_scatter, training_curves
 from .diagram import network
 from .numbers import decimals
+from .pixels import pixels_by_entropy, predicted_levels
 from .running import convergence
 from .schedule import completion_histogram, criticality_bars
-from .tiles import extreme_indices, extremes, image_grid, paired_grid, traversal_grid, value_limits
+from .tiles import (
+    extreme_indices,
+    extremes,
+    image_grid,
+    paired_grid,
+    stacked_grid,
+    traversal_grid,
+    value_limits,
+)

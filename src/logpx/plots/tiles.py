@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["extreme_indices", "extremes", "image_grid", "paired_grid", "traversal_grid", "value_limits"]
+__all__ = ["extreme_indices", "extremes", "image_grid", "paired_grid", "stacked_grid", "traversal_grid", "value_limits"]
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,12 +59,39 @@ def paired_grid(
     if originals.shape != reconstructions.shape:
         shapes = f"{originals.shape} and {reconstructions.shape}"
         raise ValueError(f"Originals and reconstructions must have equal shapes, but have {shapes}: pair them up.")
-    pairs = np.stack([_some("originals", originals), reconstructions], axis=1)
-    ncols = min(ncols, len(pairs))
-    rows = len(pairs) // ncols
-    tiles = pairs[: rows * ncols].reshape(rows, ncols, *pairs.shape[1:]).swapaxes(1, 2)
-    tiles = tiles.reshape(2 * rows, ncols, *originals.shape[1:])
-    return _tile_figure(tiles, title, limits, row_labels=["data", "recon-\nstruction"] * rows, group=2)
+    rows = {"data": originals, "recon-\nstruction": reconstructions}
+    return stacked_grid(rows, ncols, title=title, limits=limits)
+
+
+def stacked_grid(
+    rows: Mapping[str, np.ndarray],
+    ncols: int = 12,
+    *,
+    title: str = "Data, and what belongs to each below it.",
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    r"""Draws data in rows, and below each row what belongs to it, one row of each kind.
+
+    Arguments:
+        rows: What stands below one another, by the label of its row, each with shape (N, \*event); see
+            :func:`image_grid`.
+        ncols: The number of columns; data that do not fill a row are left out.
+        title: A sentence that says what is shown.
+        limits: The values drawn black and white, or at bottom and top; by default :func:`value_limits`.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    shapes = {label: each.shape for label, each in rows.items()}
+    if len(set(shapes.values())) != 1:
+        listed = ", ".join(f"{label}: {shape}" for label, shape in shapes.items())
+        raise ValueError(f"Rows must have equal shapes, but have {listed or 'none'}: give one tile of each per datum.")
+    stacks = np.stack([_some(label, each) for label, each in rows.items()], axis=1)
+    ncols = min(ncols, len(stacks))
+    num_groups = len(stacks) // ncols
+    tiles = stacks[: num_groups * ncols].reshape(num_groups, ncols, *stacks.shape[1:]).swapaxes(1, 2)
+    tiles = tiles.reshape(num_groups * len(rows), ncols, *stacks.shape[2:])
+    return _tile_figure(tiles, title, limits, row_labels=list(rows) * num_groups, group=len(rows))
 
 
 def traversal_grid(
@@ -121,7 +148,10 @@ def extremes(
         limits: The values drawn black and white, or at bottom and top; by default :func:`value_limits`.
     """
     pair = np.stack(extreme_indices(log_evidence, num))
-    labels = [[nats(value, 1) for value in row] for row in np.asarray(log_evidence, dtype=float)[pair]]
+    values = np.asarray(log_evidence, dtype=float)[pair]
+    # large numbers are wider than a tile with a decimal
+    digits = 0 if (np.abs(values[np.isfinite(values)]) >= 1000).any() else 1
+    labels = [[nats(value, digits) for value in row] for row in values]
     title = f"The data of lowest and of highest {quantity}, which stands above each in nats."
     rows = ["lowest", "highest"]
     return _tile_figure(images[pair], title, limits, row_labels=rows, tile_labels=labels)

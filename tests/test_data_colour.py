@@ -365,8 +365,8 @@ def test_the_colour_sets_are_listed_with_their_sizes_and_how_to_get_them(
     assert main(["data", "--data-root", str(tmp_path)]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for sentence in (
-        "3x32x32; train 45,000, valid 5,000, test 10,000; recipe colour-bce",
-        "3x32x32; train 68,257, valid 5,000, test 26,032; recipe colour-bce",
+        "3x32x32; train 45,000, valid 5,000, test 10,000; recipe resnet-dmol",
+        "3x32x32; train 68,257, valid 5,000, test 26,032; recipe resnet-dmol",
         f"put {ARCHIVE} (or the folder {FOLDER} in it) into {tmp_path / 'cifar10'} svhn",
         f"put train_32x32.mat, test_32x32.mat into {tmp_path / 'svhn'}",
     ):

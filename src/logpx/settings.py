@@ -88,7 +88,10 @@ class ModelSettings:
     def __post_init__(self) -> None:
         for name in ("num_mixtures", "latent_dim", "num_blocks"):
             _require_range(name, getattr(self, name), 1)
-        _require_range("log_scale_bound", self.log_scale_bound, 0)
+        if not 0 < self.log_scale_bound <= 20:
+            raise ValueError(
+                f"log_scale_bound must be above 0 and at most 20, but is {self.log_scale_bound}: mend the setting."
+            )
         if self.latent_channels is not None:
             _require_range("latent_channels", self.latent_channels, 1)
         for name in ("hidden", "channels"):

@@ -103,7 +103,7 @@ def _reconstruct(options: Namespace) -> None:
     split = run.load_split(options.split)
     index = spread(len(split), options.num)
     x = split.batch(index).x
-    y = generate.reconstruct(run.load_model(), x, seed=options.seed)
+    y = generate.reconstruct(run.load_model(), x, seed=options.seed, mean=not options.draw)
     _write_pictures(
         options,
         run,
@@ -236,6 +236,7 @@ def _add_reconstruct(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("-n", "--num", type=int, default=48, help="number of data, spread evenly over the split")
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
+    parser.add_argument("--draw", action="store_true", help="draw x from p(x | z) rather than take its mean")
     _add_output(parser, "reconstructions.png")
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Categorical, Independent, Normal
 
 from logpx import FactorAnalysis, log_weights
 from logpx.evidence import encoder_proposal, importance, prior_proposal
@@ -90,6 +90,23 @@ def test_a_result_does_not_depend_on_the_memory_budget():
     small, large = (importance(model, x, 300, memory_budget=b) for b in (1, 2**30))
     for name in ("log_evidence", "standard_error", "pareto_k", "elbo", "rate", "distortion", "curve"):
         assert torch.allclose(getattr(small, name), getattr(large, name), rtol=1e-5), name
+
+
+@pytest.mark.parametrize("num_levels", [2, 200])
+def test_the_decoder_sees_the_fewer_draws_at_once_the_more_numbers_it_gives(num_levels):
+    model = make_model(latent_dim=2, num_dims=4)
+    seen = []
+
+    class Wide:
+        prior, encoder = model.prior, model.encoder
+
+        def decoder(self, z):
+            seen.append(len(z))
+            return Independent(Categorical(logits=torch.zeros(*z.shape[:-1], 4, num_levels)), 1)
+
+    # room for 20 draws of 8 data of 4 dimensions with 200 levels each, in 8 copies of 4 bytes
+    importance(Wide(), torch.zeros(8, 4), 100, memory_budget=20 * 8 * 4 * 200 * 8 * 4)
+    assert max(seen) == (100 if num_levels == 2 else 20)
 
 
 def test_a_result_is_keyed_by_seed_and_block_and_leaves_the_callers_stream_alone():

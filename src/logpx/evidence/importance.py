@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..model import LatentVariableModel, Proposal, Terms, log_weights, propose, weigh
+from ..model import LatentVariableModel, Proposal, Terms, call, log_weights, propose, weigh
 from ..montecarlo import LogMeanAccumulator
 from ..utils import chunks, keyed_rng
 from .results import Evidence
@@ -71,10 +71,13 @@ def importance(
     weights = LogMeanAccumulator.empty(len(x), x.device)
     rate, distortion = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
     latent_sum: Tensor | float = 0.0
-    rows = max(1, memory_budget // (4 * COPIES * x.numel()))
     q = propose(model, x, proposal, context)
+    rows = 0
     for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
         z_block = _draw(q, stop - start, seed, block, part, x.device)
+        if not rows:
+            num_outputs = _count(call(model.decoder, z_block[:1], context=context))
+            rows = max(1, memory_budget // (4 * COPIES * max(num_outputs, x.numel())))
         for z in z_block.split(rows):
             terms = weigh(model, x, z, q, context, mask)
             weights.update(terms.log_weights)
@@ -106,6 +109,15 @@ def _importance_of_own(
 def _draw(q: Distribution, num_samples: int, seed: int, block: int, part: int, device: torch.device) -> Tensor:
     with keyed_rng(seed, "evidence", block, part, device=device):
         return q.sample((num_samples,))
+
+
+def _count(p: Distribution) -> int:
+    """Returns how many numbers a distribution holds: a mixture has many for each value."""
+    held = {id(value): value for value in vars(p).values()}.values()
+    return sum(
+        value.numel() if isinstance(value, Tensor) else _count(value) if isinstance(value, Distribution) else 0
+        for value in held
+    )
 
 
 def _sum(term: Tensor) -> Tensor:

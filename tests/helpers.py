@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from logpx import train
 from logpx.data import DataSet, Split
+from logpx.likelihoods import LIKELIHOODS
 
 TINY: dict[str, Any] = {"hidden": (16,), "latent_dim": 2, "epochs": 3}
 TINY_WORDS = ["--hidden", "16", "--latent-dim", "2", "--epochs", "3"]
@@ -60,6 +66,47 @@ def test_split(values: Tensor, kind: Any = "real", levels: int | None = None) ->
 
 
 test_split.__test__ = False  # type: ignore[attr-defined]
+
+
+def suitable(likelihood: str, event_shape: tuple[int, ...], n: int = 4, levels: int = 256, seed: int = 0) -> Tensor:
+    """Data that a likelihood is for, both ends of their range among them."""
+    x = torch.rand(n, *event_shape, generator=torch.Generator().manual_seed(seed))
+    x[0].view(-1)[:2] = torch.tensor([0.0, 1.0])
+    kinds = LIKELIHOODS[likelihood].exact_kinds + LIKELIHOODS[likelihood].relaxed_kinds
+    top = {"binary": 1, "8-bit": levels - 1}.get(kinds[0])
+    return (x * top).round() / top if top else x
+
+
+def pictures(n: int, event_shape: tuple[int, int, int], seed: int = 0, share: float = 1.0) -> Tensor:
+    """Images of smooth colours with 256 levels, all but a share of them black."""
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = event_shape
+    middle = torch.rand(n, channels, 1, 1, generator=generator)
+    down, right = 0.2 * torch.randn(2, n, channels, 1, 1, generator=generator)
+    x = middle + down * torch.linspace(-1, 1, height)[:, None] + right * torch.linspace(-1, 1, width)
+    is_seen = torch.rand(n, 1, 1, 1, generator=generator) < share
+    return (255 * x.clamp(0, 1) * is_seen).round().to(torch.uint8)
+
+
+def picture_data(event_shape: tuple[int, int, int], n: int = 48, share: float = 1.0) -> DataSet:
+    parts = [pictures(size, event_shape, seed, share) for seed, size in enumerate((n, 20, 20))]
+    return data_set(*parts, kind="8-bit", levels=256)
+
+
+def signal_at(monkeypatch: pytest.MonkeyPatch, *steps: int, number: int = signal.SIGINT) -> None:
+    """Lets a signal arrive after certain steps of a fit, each time once."""
+    waiting = list(steps)
+
+    @contextmanager
+    def track(*args: Any) -> Iterator[Callable[[int, str], None]]:
+        def show(done: int, note: str) -> None:
+            while done in waiting:
+                waiting.remove(done)
+                signal.raise_signal(number)
+
+        yield show
+
+    monkeypatch.setattr(train, "track", track)
 
 
 def weights(run: Path, name: str = "best") -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ OPTIONS = {
     ],
     "evaluate": ["RUN", "--estimator", "--num-samples", "--split", "--limit", "--scores", "--weights", "--seed"],
     "sample": ["RUN", "--num", "--draw", "--output", "--seed", "--data-root"],
-    "reconstruct": ["RUN", "--num", "--split", "--output", "--seed", "--data-root"],
+    "reconstruct": ["RUN", "--num", "--split", "--draw", "--output", "--seed", "--data-root"],
     "encode": ["RUN [DATA]", "--output", "--data-root"],
     "report": ["RUN", "--data-root"],
     "data": ["--data-root"],
@@ -184,6 +184,9 @@ def test_reconstructions_stand_beside_their_originals(
         assert content["index"].tolist() == [0, 75, 150, 224, 299]
         assert np.array_equal(content["originals"], x.numpy())
         assert content["x"] == pytest.approx(logpx.reconstruct(logpx.load(run_copy), x).numpy(), abs=1e-6)
+    called(capsys, "reconstruct", run_copy, "-n", "5", "-o", tmp_path / "x.npz", "--draw")
+    with np.load(tmp_path / "x.npz") as content:
+        assert set(np.unique(content["x"])) == {0.0, 1.0}
 
 
 def test_the_codes_of_the_runs_own_data_stand_in_the_order_of_the_source(
@@ -266,12 +269,23 @@ def test_a_folder_of_images_is_fitted_when_binarized(tmp_path: Path, capsys: pyt
     assert "pictures, test, 3 data, binarization dynamic" in called(capsys, "evaluate", run, "--num-samples", "30")
 
 
-def test_grey_images_are_refused_with_both_cures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_grey_images_have_a_probability_of_their_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images(tmp_path / "pictures")
-    code, err = refused(capsys, "fit", tmp_path / "pictures", *TINY_WORDS, "--out", tmp_path / "run")
+    called(capsys, "fit", tmp_path / "pictures", *TINY_WORDS, "--out", tmp_path / "run")
+    text = called(capsys, "evaluate", tmp_path / "run", "--num-samples", "30")
+    assert "pictures, test, 3 data, binarization none" in text
+    assert "bits/dim" in text and "not a log-probability" not in text
+
+
+def test_a_likelihood_that_is_not_for_the_data_is_refused_with_every_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images(tmp_path / "pictures")
+    words = ["--likelihood", "bernoulli", "--out", tmp_path / "run"]
+    code, err = refused(capsys, "fit", tmp_path / "pictures", *TINY_WORDS, *words)
     assert code == 1
-    for words in ("8-bit", "relaxed-bernoulli", "binarization dynamic"):
-        assert words in err
+    for cure in ("'bernoulli'", "8-bit", "discretized-logistic-mixture", "relaxed-bernoulli", "binarization dynamic"):
+        assert cure in err
     assert not (tmp_path / "run").exists(), "nothing half-made"
 
 

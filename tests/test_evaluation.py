@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import POISON, Toy, data_set, normal, test_split
+from helpers import POISON, Toy, data_set, normal, suitable, test_split
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, constraints
 
 import logpx
 from logpx import DataSet
-from logpx.conditional import DECODERS
 from logpx.evaluation import Evaluation, evaluate
+from logpx.likelihoods import LIKELIHOODS, make_likelihood
 
 D, L = 6, 2
 BINARY = (normal(50, 4, seed=5) > 0).to(torch.uint8)
@@ -103,12 +103,11 @@ class Histogram(Standard):
 
 
 class Builtin(Standard):
-    """A decoder of logpx by its name."""
+    """A likelihood of logpx by its name."""
 
     def __init__(self, name: str) -> None:
-        outputs = 4 * DECODERS[name].num_parameters
-        self.weight = 0.3 * normal(1, outputs, seed=8)
-        self.likelihood = DECODERS[name](nn.Identity(), (4,))
+        self.likelihood = make_likelihood(name, (4,))
+        self.weight = 0.3 * normal(1, self.likelihood.num_parameters, seed=8)
 
     def decoder(self, z: Tensor) -> Distribution:
         return self.likelihood(z @ self.weight)
@@ -237,6 +236,17 @@ def test_what_is_no_probability_of_the_data_is_labelled_and_has_no_bits(
     quantities = {name for name, _ in evaluation.rows()}
     assert ("log p(x)" in quantities) != is_relaxed
     assert ("relaxed score" in quantities) == is_relaxed
+
+
+@pytest.mark.parametrize(
+    "name, kind", [(name, kind) for name, each in LIKELIHOODS.items() for kind in each.exact_kinds + each.relaxed_kinds]
+)
+def test_every_likelihood_is_exact_or_relaxed_for_what_it_says(name: str, kind: str) -> None:
+    values = {"binary": BINARY, "8-bit": GREYS, "real": suitable("continuous-bernoulli", (4,), 50)}[kind]
+    split = test_split(values, kind, {"binary": 2, "8-bit": 256}.get(kind))
+    record = evaluate(Builtin(name), split, num_samples=30).record
+    assert math.isfinite(record["log_evidence"]["mean"])
+    assert bool(record["relaxed"]) == (kind in LIKELIHOODS[name].relaxed_kinds) == (record["bits_per_dim"] is None)
 
 
 class BiasedCoins(Standard):

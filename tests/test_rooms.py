@@ -33,6 +33,7 @@ ROOMS = [
 # Rooms that may import less than all above them.
 ONLY: dict[str, set[str]] = {
     **{leaf: {"utils", "version"} for leaf in LEAVES},
+    "likelihoods": {"utils", "distributions"},
     "montecarlo": {"utils", "progress"},
     "project": {"utils", "version", "progress", "montecarlo"},
     "objectives": {"utils", "model"},

@@ -19,11 +19,20 @@ OTHER: dict[str, Any] = {
     "data_root": "/elsewhere",
     "num_valid": 7,
     "binarization": "static",
+    "flip": True,
     "likelihood": "gaussian",
+    "num_mixtures": 3,
+    "log_scale_bound": 7.5,
     "latent_dim": 3,
-    "network": "residual",
+    "latent_channels": 6,
+    "network": "resnet",
     "hidden": (7, 7),
+    "channels": (7, 9),
+    "num_blocks": 2,
     "activation": "elu",
+    "normalization": "batch",
+    "weight_norm": True,
+    "upsampling": "shuffle",
     "encoder_dropout": 0.1,
     "decoder_dropout": 0.2,
     "prior": "maf",
@@ -36,11 +45,12 @@ OTHER: dict[str, Any] = {
     "free_bits": 0.25,
     "epochs": 9,
     "batch_size": 11,
-    "optimizer": "adamw",
+    "optimizer": "adamax",
     "learning_rate": 3e-4,
     "weight_decay": 0.01,
     "schedule": "constant",
     "warmup_steps": 5,
+    "precision": "bf16-mixed",
     "clip_norm": 2.0,
     "ema": 0.9,
     "validate_on": "test",
@@ -115,7 +125,9 @@ def test_any_setting_is_overridden_by_its_own_name_and_nothing_else_changes(name
 @pytest.mark.parametrize("name", OTHER)
 def test_the_command_line_beats_the_recipe_in_any_setting(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     value = OTHER[name]
-    words = [str(v).lower() if isinstance(v, bool) else str(v) for v in (value if name == "hidden" else [value])]
+    words = [
+        str(v).lower() if isinstance(v, bool) else str(v) for v in (value if isinstance(value, tuple) else [value])
+    ]
     text = printed(capsys, "digits", "--" + name.replace("_", "-"), *words)
     assert Settings.from_dict(yaml.safe_load(text)) == Settings.from_recipe("digits").override(**{name: value})
 
@@ -133,7 +145,7 @@ def test_print_config_is_the_resolved_settings_and_config_reads_them_back(
     assert yaml.safe_load(printed(capsys, "mnist", "--config", str(path), "--epochs", "4"))["train"]["epochs"] == 4
 
 
-@pytest.mark.parametrize("name", ["clip_norm", "patience", "num_valid"])
+@pytest.mark.parametrize("name", ["clip_norm", "patience", "num_valid", "latent_channels"])
 def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +172,21 @@ def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
         ({"model": {"hidden": "wide"}}, ["model.hidden", "wide"]),
         ({"model": {"hidden": [8, 0]}}, ["hidden must be at least 1", "0"]),
         ({"model": {"latent_dim": 0}}, ["latent_dim must be at least 1", "0"]),
+        ({"model": {"latent_channels": 0}}, ["latent_channels must be at least 1", "0"]),
+        ({"model": {"channels": [8, 0]}}, ["channels must be at least 1", "0"]),
+        ({"model": {"num_blocks": 0}}, ["num_blocks must be at least 1", "0"]),
+        ({"model": {"num_mixtures": 0}}, ["num_mixtures must be at least 1", "0"]),
+        ({"model": {"log_scale_bound": -1.0}}, ["log_scale_bound must be", "-1.0"]),
+        ({"model": {"log_scale_bound": 0.0}}, ["log_scale_bound must be", "0.0"]),
+        ({"model": {"log_scale_bound": 50.0}}, ["log_scale_bound must be", "50.0"]),
+        ({"model": {"network": "cnn"}}, ["model.network", "resnet", "cnn"]),
+        ({"model": {"normalization": "layer"}}, ["model.normalization", "group", "layer"]),
+        ({"model": {"upsampling": "linear"}}, ["model.upsampling", "shuffle", "linear"]),
+        ({"model": {"weight_norm": "perhaps"}}, ["model.weight_norm", "bool", "perhaps"]),
+        ({"train": {"precision": "16-mixed"}}, ["train.precision", "bf16-mixed", "16-mixed"]),
+        ({"data": {"flip": "left"}}, ["data.flip", "bool", "left"]),
+        ({"data": {"flips": True}}, ["key in data", "'flips'", "did you mean 'flip'"]),
+        ({"model": {"num_mixture": 3}}, ["key in model", "'num_mixture'", "did you mean 'num_mixtures'"]),
         ({"objective": {"beta": -1.0}}, ["beta must be at least 0", "-1.0"]),
         ({"objective": {"num_samples": 0}}, ["num_samples must be at least 1", "0"]),
         ({"train": {"epochs": 0}}, ["epochs must be at least 1", "0"]),
@@ -185,7 +212,10 @@ def test_wrong_settings_are_refused_with_name_value_and_hint(nested: dict[str, A
         (lambda: Settings().override(epoch=3), "Unknown setting 'epoch': did you mean 'epochs'"),
         (lambda: Settings().override(train={}), "Unknown setting 'train'"),
         (lambda: Settings.from_recipe("digits", "mnits"), "Unknown recipe 'mnits': did you mean 'mnist'"),
-        (lambda: Settings.from_recipe("digits", "qqq"), "Unknown recipe 'qqq': known are colour-bce, digits"),
+        (
+            lambda: Settings.from_recipe("digits", "qqq"),
+            f"Unknown recipe 'qqq': known are {', '.join(known_recipes())}",
+        ),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_known_one(call: Any, words: str) -> None:

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from helpers import (
     metrics,
     normal,
     same,
+    signal_at,
     toy_data,
     weights,
 )
@@ -36,7 +35,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 import logpx
-from logpx import train
 from logpx.checkpoint import WeightAverage
 from logpx.cli import main
 from logpx.interrupt import interruptible
@@ -64,22 +62,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def column(run: Path, name: str) -> list[float]:
     return [float(row[name] or "nan") for row in metrics(run)]
-
-
-def signal_at(monkeypatch: pytest.MonkeyPatch, *steps: int, number: int = signal.SIGINT) -> None:
-    """Lets a signal arrive after certain steps, each time once."""
-    waiting = list(steps)
-
-    @contextmanager
-    def track(*args: Any) -> Iterator[Callable[[int, str], None]]:
-        def show(done: int, note: str) -> None:
-            while done in waiting:
-                waiting.remove(done)
-                signal.raise_signal(number)
-
-        yield show
-
-    monkeypatch.setattr(train, "track", track)
 
 
 def test_a_fit_depends_on_settings_and_data_alone(uninterrupted: Path, tmp_path: Path) -> None:

@@ -132,7 +132,6 @@ def conv_vae(
         raise ValueError(f"network must be one of {', '.join(BLOCKS)}, but is {network!r}: choose one.")
     likelihood, is_flat = _likelihood(likelihood, event_shape), latent_channels is None
     num_latents = latent_dim if latent_channels is None else latent_channels
-    shape = (num_latents,) if is_flat else latent_shape(event_shape, channels, num_latents)
     options: dict[str, Any] = {
         "flat": is_flat,
         "num_blocks": num_blocks,
@@ -142,6 +141,7 @@ def conv_vae(
         "weight_norm": weight_norm,
     }
     encode = ConvEncoder(event_shape, 2 * num_latents, channels=channels, dropout=encoder_dropout, **options)
+    shape = (num_latents,) if is_flat else latent_shape(event_shape, channels, num_latents)
     mirrored: dict[str, Any] = {"channels": channels[::-1], "dropout": decoder_dropout, "upsampling": upsampling}
     decode = ConvDecoder(num_latents, likelihood.map_shape, **mirrored, **options)
     if data_mean is not None and decode.last.bias is not None:

@@ -240,7 +240,7 @@ OF_CONVS |= {"weight_norm": True, "upsampling": "shuffle", "latent_channels": 3}
 
 def described(settings: Settings) -> str:
     """All that can be seen of a model: its layers, likelihood, prior and centre."""
-    model: Any = build_model(settings, (3, 5, 4), "8-bit", 256, torch.full((3, 5, 4), 0.3))
+    model: Any = build_model(settings, (3, 5, 4), "8-bit", 17, torch.full((3, 5, 4), 0.3))
     return f"{model} {model.decoder.likelihood} {model.prior()} {model.encoder.center.mean()}"
 
 
@@ -249,7 +249,7 @@ def test_every_setting_of_a_model_reaches_it(base: str, values: dict[str, Any]) 
     settings = Settings().override(network=base, hidden=(8, 8), channels=(4, 4))
     assert set(OF_MLPS) | set(OF_CONVS) == {field.name for field in dataclasses.fields(ModelSettings)}
     before = described(settings)
-    assert "levels=256" in before
+    assert "levels=17" in before
     for name, value in values.items():
         assert described(settings.override(**{name: value})) != before, name
 
@@ -259,6 +259,17 @@ def test_what_both_networks_share_reaches_both(name: str) -> None:
     before, after = (vae("resnet", **options) for options in ({}, {name: OF_CONVS[name]}))
     for part in ("encoder", "decoder"):
         assert str(getattr(before, part)) != str(getattr(after, part))
+
+
+@pytest.mark.parametrize("network", [*MLPS, *BLOCKS])
+def test_a_decoder_has_the_widths_of_the_encoder_in_reverse(network: str) -> None:
+    sizes = {"hidden": (16, 16 if network == "residual" else 8), "channels": (16, 8)}
+    name = "channels" if network in BLOCKS else "hidden"
+    model: Any = vae(network, **{name: sizes[name]}, **({"latent_channels": 2} if network in BLOCKS else {}))
+    widths = [model.encoder.body[0].weight.shape[0], model.encoder.body.last.weight.shape[1]]
+    assert widths == list(sizes[name])
+    first = next(m for m in model.decoder.body.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    assert [first.weight.shape[0], model.decoder.body.last.weight.shape[1]] == widths[::-1]
 
 
 # parts
@@ -306,6 +317,19 @@ def test_the_first_half_of_an_encoders_outputs_is_the_mean_and_the_second_the_bo
     assert torch.allclose(log_variance[0], torch.tensor(14.0)) and torch.allclose(log_variance[1], torch.tensor(-14.0))
     c = outputs[2:, 2:]
     assert torch.allclose(log_variance[2:], c / (1 + (c / 14) ** 2).sqrt(), atol=1e-5)
+
+
+class Rounding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16)
+
+
+def test_only_the_outputs_of_an_encoders_body_are_in_half_precision() -> None:
+    x = normal(5, 6)
+    q, exact = GaussianEncoder(Rounding())(x), GaussianEncoder(nn.Identity())(x.to(torch.bfloat16).float())
+    for name in ("mean", "stddev"):
+        assert getattr(q, name).dtype == torch.float32
+        assert torch.equal(getattr(q, name), getattr(exact, name))
 
 
 def test_an_encoder_sees_centred_data_and_its_centre_is_saved_with_the_weights() -> None:

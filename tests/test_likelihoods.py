@@ -288,14 +288,21 @@ def test_components_start_spread_over_half_the_range_and_coefficients_are_bounde
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_rates_are_the_exponential_of_the_outputs_and_bounded(name: str) -> None:
+def test_means_of_counts_are_the_exponential_of_the_first_output_and_bounded(name: str) -> None:
     likelihood = make_likelihood(name, (1,), levels=256)
-    rate = {}
+    log_mean = {}
     for a in (0.1, 1e6, -1e6):
-        parameters = torch.zeros(likelihood.parameter_shape)
+        parameters = torch.full(likelihood.parameter_shape, 1.3)
         parameters.view(-1)[0] = a
-        rate[a] = (255 * likelihood.distribution(parameters).mean).log().item()
-    assert rate == pytest.approx({0.1: 0.1, 1e6: 10, -1e6: -10}, abs=1e-4)
+        log_mean[a] = (255 * likelihood.distribution(parameters).mean).log().item()
+    assert log_mean == pytest.approx({0.1: 0.1, 1e6: 10, -1e6: -10}, abs=1e-3)
+
+
+def test_the_second_output_of_a_negative_binomial_is_its_dispersion() -> None:
+    likelihood = make_likelihood("negative-binomial", (1,))
+    for c, log_r in [(0.1, 0.1), (1e6, 10.0), (-1e6, -10.0)]:
+        p = base(likelihood.distribution(torch.tensor([[0.7], [c]])))
+        assert torch.allclose(p.total_count.log(), torch.tensor(log_r), atol=1e-3)
 
 
 def test_the_variance_of_reals_is_bounded() -> None:
@@ -326,6 +333,15 @@ def test_extreme_outputs_keep_log_probabilities_and_gradients_finite(
             (gradient,) = torch.autograd.grad(log_p.sum(), outputs)
             assert log_p.dtype == torch.float32
             assert torch.isfinite(log_p).all() and torch.isfinite(gradient).all(), (bound, size)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_outputs_in_half_precision_are_rounded_and_nothing_else_is(name: str) -> None:
+    likelihood, x = small(name, (3, 2, 2)), suitable(name, (3, 2, 2), 4, LEVELS)
+    outputs = normal(4, likelihood.num_parameters).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        log_p = log_prob(Decoder(nn.Identity(), likelihood)(outputs), x)
+    assert torch.allclose(log_p, log_prob(likelihood(outputs.float()), x), rtol=1e-5, atol=1e-5)
 
 
 # the choice

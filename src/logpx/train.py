@@ -74,6 +74,9 @@ def fit(
     settings = (settings or Settings.from_recipe(name, recipe)).override(**{"name": name, **overrides})
     data_set = data if isinstance(data, DataSet) else _load(settings)
     train = data_set.split("train", settings.data.binarization, settings.data.data_seed)
+    if settings.data.flip:
+        # refused here, before an earlier run is removed
+        data_set.split("train", flip=True)
     built = _checked_model(model) if model is not None else _build(settings, data_set, train)
     _check_data(data_set, settings)
     _rehearse(built, settings, train)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["OnUnitInterval"]
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class OnUnitInterval(Distribution):
     """
 
     has_rsample = False
+    arg_constraints: ClassVar = {}
 
     def __init__(self, base: Distribution, levels: int) -> None:
         if levels < 2:

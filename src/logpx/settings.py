@@ -69,7 +69,7 @@ class ModelSettings:
         (500, 500), "mlp and residual: widths of the hidden layers from x to z; the decoder reverses them"
     )
     channels: tuple[int, ...] = _setting(
-        (32, 64, 96), "conv and resnet: channels at each resolution from x to z, each half the one before"
+        (32, 64, 96), "conv and resnet: channels at each resolution from x to z; each resolution is half the one before"
     )
     num_blocks: int = _setting(1, "conv and resnet: blocks at each resolution")
     activation: str = _setting("relu", "relu, leaky-relu, elu, silu, gelu, softplus or tanh")

@@ -125,7 +125,8 @@ def _encode(options: Namespace) -> None:
     splits = {part: run.split_of(data, part) for part in data.parts}
     codes = encode_all(run.load_model(), splits, rows=data.rows, seed=options.seed)
     write_arrays(Path(options.output), codes)
-    print(f"{len(codes['mean'])} codes of {codes['mean'].shape[1]} latents: {options.output}")
+    num_latents = math.prod(codes["mean"].shape[1:])
+    print(f"{len(codes['mean'])} codes of {num_latents} latents: {options.output}")
 
 
 def _report(options: Namespace) -> None:

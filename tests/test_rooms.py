@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -43,6 +44,7 @@ ONLY: dict[str, set[str]] = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Returns all modules by their dotted names below logpx; a package is its __init__."""
     paths = {path.relative_to(ROOT).with_suffix(""): path for path in ROOT.rglob("*.py")}
@@ -50,6 +52,7 @@ def modules() -> dict[str, Path]:
     return {name if name in FACADE else name.removesuffix(".__init__"): paths[path] for path, name in names.items()}
 
 
+@functools.cache
 def imports(module: str) -> set[str]:
     """Returns the modules of logpx that a module imports anywhere, also within functions and for types alone."""
     known, path = modules(), modules()[module]

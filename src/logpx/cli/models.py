@@ -34,7 +34,7 @@ def _fit(options: Namespace) -> None:
         return
     from ..train import fit
 
-    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite)
+    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite, **given)
     _fitted(run)
 
 
@@ -104,12 +104,13 @@ def _reconstruct(options: Namespace) -> None:
     index = spread(len(split), options.num)
     x = split.batch(index).x
     y = generate.reconstruct(run.load_model(), x, seed=options.seed, mean=not options.draw)
+    below = "draws from p(x | z)" if options.draw else "their reconstructions"
     _write_pictures(
         options,
         run,
         "reconstructions.png",
         y.numpy(),
-        lambda: plots.paired_grid(x.numpy(), y.numpy()),
+        lambda: plots.paired_grid(x.numpy(), y.numpy(), title=f"Data, and below them {below}."),
         originals=x.numpy(),
         index=index.numpy(),
     )

@@ -3,7 +3,8 @@ r"""Importance sampling of log p(x), streaming over draws.
 .. math:: \log \hat p(x) = \log \frac{1}{S} \sum_{s=1}^S \frac{p(x | z_s) p(z_s)}{q(z_s)}, \qquad z_s \sim q.
 
 p-hat is unbiased, so its logarithm is a stochastic lower bound: it understates log p(x) on average, the less the more
-samples. Draws are keyed by (seed, block of data, block of samples), so that chunks do not change a result.
+samples. Draws are keyed by (seed, block of data, block of samples), so that chunks do not change a result. Where
+log p(x | z) is random itself, as under dequantization, a fixed number of draws is weighed at once, keyed by place.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..model import LatentVariableModel, Proposal, Terms, call, log_weights, propose, weigh
+from ..model import LatentVariableModel, Proposal, Terms, call, log_weights, observed_log_prob, propose, weigh
 from ..montecarlo import LogMeanAccumulator
-from ..utils import chunks, keyed_rng
+from ..utils import chunks, keyed_rng, num_at_once, rng_state
 from .results import Evidence
 
 SAMPLE_BLOCK = 128
-# Float32 copies of one decoder output that are alive at once, the network's hidden layers included: a rough count.
-COPIES = 8
+RANDOM_BLOCK = 8
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def importance(
     """Estimates log p(x) per datum by importance sampling.
 
     The proposal is called once; draws come in blocks of 128, and the decoder sees as many of them at a time as fit the
-    memory budget. Memory does not grow with the number of samples.
+    memory budget, or 8 where log p(x | z) is random. Memory does not grow with the number of samples.
 
     References:
         Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, 2016).
@@ -71,15 +71,16 @@ def importance(
     weights = LogMeanAccumulator.empty(len(x), x.device)
     rate, distortion = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
     latent_sum: Tensor | float = 0.0
-    q = propose(model, x, proposal, context)
+    with keyed_rng(seed, "evidence", block, "proposal", device=x.device):
+        q = propose(model, x, proposal, context)
     rows = 0
     for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
         z_block = _draw(q, stop - start, seed, block, part, x.device)
         if not rows:
-            num_outputs = _count(call(model.decoder, z_block[:1], context=context))
-            rows = max(1, memory_budget // (4 * COPIES * max(num_outputs, x.numel())))
-        for z in z_block.split(rows):
-            terms = weigh(model, x, z, q, context, mask)
+            rows = _num_rows(model, x, z_block[:1], context, mask, seed, memory_budget)
+        for place, z in enumerate(z_block.split(rows)):
+            with keyed_rng(seed, "evidence", block, part, place, device=x.device):
+                terms = weigh(model, x, z, q, context, mask)
             weights.update(terms.log_weights)
             rate += _sum(terms.log_proposal - terms.log_prior)
             distortion -= _sum(terms.log_likelihood)
@@ -111,13 +112,22 @@ def _draw(q: Distribution, num_samples: int, seed: int, block: int, part: int, d
         return q.sample((num_samples,))
 
 
-def _count(p: Distribution) -> int:
-    """Returns how many numbers a distribution holds: a mixture has many for each value."""
-    held = {id(value): value for value in vars(p).values()}.values()
-    return sum(
-        value.numel() if isinstance(value, Tensor) else _count(value) if isinstance(value, Distribution) else 0
-        for value in held
-    )
+def _num_rows(
+    model: LatentVariableModel,
+    x: Tensor,
+    z: Tensor,
+    context: Tensor | None,
+    mask: Tensor | None,
+    seed: int,
+    memory_budget: int,
+) -> int:
+    """Returns how many draws are weighed at once: what fits the memory, unless log p(x | z) of one draw is random."""
+    with keyed_rng(seed, "evidence", "rows", device=x.device):
+        before = rng_state(x.device)
+        p = call(model.decoder, z, context=context)
+        observed_log_prob(p, x, mask)
+        is_random = not torch.equal(rng_state(x.device), before)
+    return RANDOM_BLOCK if is_random else num_at_once(p, memory_budget)
 
 
 def _sum(term: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
         versions=list(versions),
         bits=levels.code_lengths(model, split, seed, device) if versions else {},
         split={"name": split.name, "num_data": len(split)},
+        latent_shape=tuple(model.prior().event_shape),
     )
     write(run.path / "report.html", page.encode())
     return run.path / "report.html"

@@ -16,7 +16,7 @@ FACADE = {"__init__", "__main__"}
 LEAVES = {"progress", "files", "wording"}
 ROOMS = [
     *("utils", "version", *sorted(LEAVES), "data", "distributions", "likelihoods", "montecarlo", "project"),
-    *("model", "nn", "conditional", "vae", "exact"),
+    *("model", "nn", "conditional", "vae", "exact", "em"),
     *(
         "objectives",
         "evidence",
@@ -36,6 +36,8 @@ ONLY: dict[str, set[str]] = {
     "likelihoods": {"utils", "distributions"},
     "montecarlo": {"utils", "progress"},
     "project": {"utils", "version", "progress", "montecarlo"},
+    "exact": {"utils", "distributions"},
+    "em": {"utils", "progress", "data", "exact"},
     "objectives": {"utils", "model"},
     "evidence": {"utils", "model", "montecarlo"},
     "settings": {"data.catalogue"},

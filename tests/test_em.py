@@ -695,3 +695,11 @@ def test_parts_of_a_stream_are_cut_to_the_batch_size():
     assert same_parameters(
         cut.model, fit_em(BernoulliMixture.blank(3, 8), parts, batch_size=99, **options).model, rtol=1e-12
     )
+
+
+def test_every_pass_in_batches_has_an_order_of_its_own_and_all_data():
+    x = torch.arange(100.0).unsqueeze(-1)
+    first, again, second = (torch.cat(list(Passes(x, torch.device("cpu")).shuffled(30, epoch))) for epoch in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, second) and not torch.equal(first, x)
+    assert torch.equal(first.sort(0).values, x) and torch.equal(second.sort(0).values, x)
+    assert [len(part) for part in Passes(x, torch.device("cpu")).shuffled(30, 0)] == [30, 30, 30, 10]

@@ -417,6 +417,24 @@ def test_an_empty_component_stays_as_it_is_or_starts_anew_at_a_datum(build):
     new = getattr(mixture, name)[1]
     assert torch.equal(new > 0.5, x[0] > 0.5) if name == "probabilities" else torch.allclose(new, x[0])
     assert all(torch.equal(sums.moments[key], kept_sum) for key, kept_sum in build_sums(build, x).items())
+    if isinstance(mixture, GaussianMixture):
+        assert_widths(mixture, kept, build().covariances, torch.cov(x.T, correction=0))
+
+
+def assert_widths(mixture, kept, old, of_data):
+    """Left empty, component 1 keeps its own width; anew it has that of the others, and tied ones count 10 more data."""
+    if mixture.kind == "tied":
+        assert torch.allclose(mixture.covariances, (20 * of_data + 10 * old) / 30)
+        assert torch.allclose(kept.covariances, of_data)
+    else:
+        assert torch.allclose(mixture.covariances[1], old[0])
+        assert torch.allclose(kept.covariances[1], old[1])
+
+
+def test_a_component_is_empty_below_a_hundredth_of_a_datum():
+    sums = bernoullis().statistics(binary())
+    sums.moments["counts"].copy_(torch.tensor([29.0, 0.011, 0.009]))
+    assert bernoullis().empty_components(sums) == [2]
 
 
 def build_sums(build, x):

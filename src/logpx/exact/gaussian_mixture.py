@@ -184,7 +184,7 @@ class GaussianMixture(Mixture):
 
     def _mends(self, num_held: Tensor, counts: Tensor) -> tuple[Mend, ...]:
         names = ["the covariance that all components share"]
-        if num_held.numel() == self.num_components and self.kind != "tied":
+        if num_held.numel() == self.num_components:
             names = [f"component {k} of {count:.4g} data" for k, count in enumerate(counts.tolist())]
         held = zip(names, num_held.reshape(-1).tolist(), strict=True)
         return tuple(self._mend(k, name, num) for k, (name, num) in enumerate(held) if num)

@@ -571,6 +571,10 @@ def test_more_components_than_data_and_singular_data_are_fitted_and_reported(kin
     x = clusters(6, num_dims=8)
     fit = fit_em(GaussianMixture.blank(9, 8, kind), x, restarts=1)
     assert any("of 8 variances would fall below the floor of 1e-06" in event for event in fit.events)
+    assert fit.history[0].segment == 0
+    if kind != "tied":
+        assert any(event.endswith(" more components.") for event in fit.events)
+        assert len(fit.events) <= 10
     assert torch.isfinite(fit.model.log_evidence(x)).all()
     assert_climbs(fit.history)
 

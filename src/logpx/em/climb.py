@@ -50,8 +50,10 @@ class Climb(Generic[ModelT]):
         self._sums: Statistics | None = None
         self._segment = self._step = 0
         self._reseeds: Counter[int] = Counter()
-        self._mended = {mend.key for mend in mends}
-        self._events = [mend.sentence for mend in mends]
+        self._mended: set[str] = set()
+        self._events: list[str] = []
+        self._report(mends)
+        self._segment = 0
 
     def gain(self) -> float:
         """Returns the last gain of the penalized log-likelihood within a segment, in nats per datum, else infinity."""
@@ -100,15 +102,13 @@ class Climb(Generic[ModelT]):
         """Takes the M-step; returns the sums behind it, in which empty components have started anew."""
         if isinstance(self.model, Mixture):
             sums = self._refilled(self.model, sums)
-        for mend in self.model.maximize(sums):
-            self._report(mend)
+        self._report(self.model.maximize(sums))
         return sums
 
     def _refilled(self, model: Mixture, sums: Statistics) -> Statistics:
         empty = model.empty_components(sums)
         again = [k for k in empty if self._reseeds[k] < MAX_RESEEDS]
-        for k in set(empty) - set(again):
-            self._report(_left_empty(k))
+        self._report(tuple(_left_empty(k) for k in empty if k not in again))
         if not again:
             return sums
         seeds = self._improbable(len(again))
@@ -117,12 +117,15 @@ class Climb(Generic[ModelT]):
         self._segment += 1
         return model.reseed(sums, again, seeds)
 
-    def _report(self, mend: Mend) -> None:
-        """Keeps the first report of each kind, which opens a new segment."""
-        if mend.key not in self._mended:
-            self._mended.add(mend.key)
-            self._events.append(mend.sentence)
-            self._segment += 1
+    def _report(self, mends: tuple[Mend, ...]) -> None:
+        """Keeps the first report of each kind, which opens a new segment, and counts those beside it."""
+        new = [mend for mend in mends if mend.key not in self._mended]
+        if not new:
+            return
+        self._mended.update(mend.key for mend in new)
+        others = f" So it is in {len(new) - 1} more components." if len(new) > 1 else ""
+        self._events.append(new[0].sentence + others)
+        self._segment += 1
 
     def _improbable(self, num: int) -> Tensor:
         """Draws data at random and returns the least probable of them."""

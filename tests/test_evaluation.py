@@ -130,12 +130,12 @@ def columns(evaluation: Evaluation) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def inexact() -> Evaluation:
-    return evaluate(exact(1.2), reals(), num_samples=300)
+    return evaluate(exact(1.2), reals(), estimator="importance", num_samples=300)
 
 
 def test_with_the_exact_posterior_every_number_is_the_truth() -> None:
     split = reals()
-    evaluation = evaluate(exact(), split, num_samples=40)
+    evaluation = evaluate(exact(), split, estimator="importance", num_samples=40)
     record, known = evaluation.record, truth(split)
     assert columns(evaluation)["log_evidence"] == pytest.approx(known, abs=1e-4)
     assert record["log_evidence"]["mean"] == pytest.approx(known.mean(), abs=1e-5)
@@ -321,20 +321,20 @@ def test_a_datum_of_probability_0_is_minus_infinity_and_not_absent() -> None:
 
 @pytest.mark.parametrize("limit", [32, 64])
 def test_a_limit_changes_no_number_of_whole_blocks(inexact: Evaluation, limit: int) -> None:
-    some = evaluate(exact(1.2), reals(), num_samples=300, limit=limit)
+    some = evaluate(exact(1.2), reals(), estimator="importance", num_samples=300, limit=limit)
     assert some.record["data"]["num_data"] == limit
     for name, column in columns(some).items():
         assert np.array_equal(column, columns(inexact)[name][:limit]), name
 
 
 def test_a_limit_beyond_the_data_is_all_data(inexact: Evaluation) -> None:
-    everything = evaluate(exact(1.2), reals(), num_samples=300, limit=1000)
+    everything = evaluate(exact(1.2), reals(), estimator="importance", num_samples=300, limit=1000)
     assert np.array_equal(columns(everything)["log_evidence"], columns(inexact)["log_evidence"])
 
 
 @pytest.mark.parametrize("memory_budget", [1, 10_000, 200_000])
 def test_the_memory_budget_changes_no_result(inexact: Evaluation, memory_budget: int) -> None:
-    frugal = evaluate(exact(1.2), reals(), num_samples=300, memory_budget=memory_budget)
+    frugal = evaluate(exact(1.2), reals(), estimator="importance", num_samples=300, memory_budget=memory_budget)
     for name, column in columns(frugal).items():
         tolerance = 1e-3 if name in ("ess", "pareto_k") else 1e-5
         assert column == pytest.approx(columns(inexact)[name], abs=tolerance, rel=1e-5), name
@@ -343,8 +343,8 @@ def test_the_memory_budget_changes_no_result(inexact: Evaluation, memory_budget:
 def test_a_seed_gives_the_same_numbers_and_another_seed_others(inexact: Evaluation) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        again = evaluate(exact(1.2), reals(), num_samples=300)
-    other = evaluate(exact(1.2), reals(), num_samples=300, seed=1)
+        again = evaluate(exact(1.2), reals(), estimator="importance", num_samples=300)
+    other = evaluate(exact(1.2), reals(), estimator="importance", num_samples=300, seed=1)
     assert np.array_equal(columns(again)["log_evidence"], columns(inexact)["log_evidence"])
     assert not np.isclose(columns(other)["log_evidence"], columns(inexact)["log_evidence"], rtol=0, atol=1e-7).any()
 
@@ -482,13 +482,13 @@ def test_an_empty_split_is_refused() -> None:
 
 
 def test_too_few_samples_to_judge_the_tail_are_said_to_be_so() -> None:
-    evaluation = evaluate(exact(1.2), reals(), num_samples=10)
+    evaluation = evaluate(exact(1.2), reals(), estimator="importance", num_samples=10)
     assert evaluation.record["pareto_k"]["share_above_07"] is None
     assert "too few samples to judge the tail" in str(evaluation)
 
 
 def test_a_proposal_that_is_too_narrow_raises_the_alarm() -> None:
-    evaluation = evaluate(exact(0.3), reals(), num_samples=1000)
+    evaluation = evaluate(exact(0.3), reals(), estimator="importance", num_samples=1000)
     assert evaluation.record["pareto_k"]["share_above_07"] > 0.5
     assert evaluation.record["flags"] == [evaluation.record["pareto_k"]["sentence"]]
     assert str(evaluation).count(evaluation.record["pareto_k"]["sentence"]) == 1
@@ -509,7 +509,7 @@ def test_a_record_of_finite_data_holds_only_what_json_can(inexact: Evaluation) -
 
 
 def test_one_sample_per_datum_is_no_exact_posterior() -> None:
-    evaluation = evaluate(exact(1.2), reals(), num_samples=1)
+    evaluation = evaluate(exact(1.2), reals(), estimator="importance", num_samples=1)
     assert "too few samples" in evaluation.record["pareto_k"]["sentence"]
     assert math.isinf(evaluation.record["log_evidence"]["monte_carlo_error"])
     assert math.isnan(evaluation.record["log_evidence"]["test_set_error"])

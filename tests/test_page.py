@@ -111,6 +111,9 @@ class FakeRun:
     def metrics(self) -> dict[str, np.ndarray]:
         return {"epoch": np.arange(1.0, 4.0), "train": np.array([-30.0, -25.0, -24.0]), "valid": np.full(3, np.nan)}
 
+    def events(self) -> list[str]:
+        return []
+
     def evaluation(self) -> Any:
         return self.record
 

@@ -26,6 +26,7 @@ ROOMS = [
         "run",
         "interrupt",
         "checkpoint",
+        "train_em",
         "train",
     ),
     *("generate", "plots", "page", "cli"),

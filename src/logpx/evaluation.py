@@ -28,8 +28,7 @@ from torch import Tensor, nn
 
 from .data import Batch, Split
 from .distributions import relaxation
-from .evidence import Evidence, importance
-from .evidence.proposals import ESTIMATORS
+from .evidence import METHODS, Block, Estimator, Evidence, has_own_weights
 from .files import write_text
 from .model import LatentVariableModel, as_model, call, evaluating, propose
 from .progress import track
@@ -50,7 +49,9 @@ SCORES = (
     "rate",
     "distortion",
     "jackknife",
+    "num_passes",
 )
+CLOSED_FORM = "The model knows its log p(x) in closed form: nothing was drawn, and nothing is uncertain but the data."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,10 @@ class Evaluation:
 
     def scores(self) -> dict[str, np.ndarray]:
         """Returns the numbers per datum by name, each with shape (N,), in nats where they have a unit."""
-        columns = {name: getattr(self.evidence, name).numpy() for name in SCORES}
-        return {"index": np.arange(len(self.evidence.log_evidence)), **columns}
+        names = SCORES[:2] if self.record["estimator"] == "exact" else SCORES
+        columns = {name: getattr(self.evidence, name).numpy() for name in names}
+        method = np.array(METHODS)[self.evidence.method.numpy()]
+        return {"index": np.arange(len(self.evidence.log_evidence)), **columns, "method": method}
 
     def write_scores(self, path: str | Path) -> None:
         """Writes the numbers per datum to a CSV file; columns in nats say so."""
@@ -72,7 +75,7 @@ class Evaluation:
         if self.record["relaxed"]:
             names = [name.replace("log_evidence", "relaxed_score") for name in names]
         table = zip(*(column.tolist() for column in scores.values()), strict=True)
-        lines = [",".join(names), *(",".join(f"{value:.9g}" for value in row) for row in table)]
+        lines = [",".join(names), *(",".join(map(_written, row)) for row in table)]
         write_text(Path(path), "\n".join(lines) + "\n")
 
     def rows(self) -> list[tuple[str, str]]:
@@ -89,21 +92,31 @@ def evaluate(
     model: LatentVariableModel,
     split: Split,
     *,
-    estimator: str = "importance",
-    num_samples: int = 5000,
+    estimator: str = "auto",
+    proposal: str | None = None,
+    num_samples: int | None = None,
+    target_error: float = 0.05,
+    num_temperatures: int = 50,
     limit: int | None = None,
     seed: int = 0,
     device: str = "auto",
     memory_budget: int = 2**28,
     progress: bool | None = None,
 ) -> Evaluation:
-    """Estimates log p(x) of data under any model with the three methods.
+    """Estimates log p(x) of data under any model with the three methods, or asks a model that knows it.
 
     Arguments:
         model: The model; a module is put into evaluation mode meanwhile.
         split: The data, as `DataSet.split` gives them.
-        estimator: "importance" with the encoder as proposal, or "prior" for plain Monte Carlo.
-        num_samples: The number S of draws per datum.
+        estimator: "auto": exact where the model has a method `log_evidence(x)` that returns log p(x), in nats, with
+            shape (B,), and else an effort that adapts to each datum; "importance", a fixed number of draws from one
+            proposal; "annealed", chains from a proposal to the posterior; or "exact".
+        proposal: What importance sampling draws from, or where chains start: encoder (the default), prior, widened,
+            refined, laplace, curvature or defensive.
+        num_samples: The number of draws per datum, by default 5000; of chains, by default 32; of "auto" the largest
+            number per proposal, by default 3000.
+        target_error: The standard error that "auto" aims at, in nats per datum.
+        num_temperatures: The number of steps of "annealed".
         limit: Evaluate the first data only; by default all.
         seed: The seed of the draws.
         device: "auto" (CUDA where there is one, for a module), or a torch device.
@@ -116,8 +129,7 @@ def evaluate(
     Raises:
         ValueError: If an option is unknown, there are no data, or a term of the model has a wrong shape.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, but is {estimator!r}: choose one.")
+    how = _chosen(model, estimator, proposal, num_samples, target_error, num_temperatures)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, but is {limit}: leave it out to take all data.")
     split = split if limit is None else split.take(limit)
@@ -126,21 +138,26 @@ def evaluate(
     target = choose_device(device if isinstance(as_model(model), nn.Module) or device != "auto" else "cpu")
     started = time.perf_counter()
     with _placed(model, target), evaluating(model):
-        evidence, relaxed = _estimate(model, split, estimator, num_samples, seed, target, memory_budget, progress)
+        evidence, relaxed = _estimate(model, split, how, seed, target, memory_budget, progress)
     record = {
         "schema": 1,
         "data": _describe(split),
         "model": type(model).__name__,
-        "estimator": estimator,
-        "proposal": _proposal_name(model, estimator),
-        "num_samples": num_samples,
+        "estimator": how.name,
+        "proposal": _proposal_name(model, how),
+        "num_samples": how.size,
+        **_target(evidence, how),
+        **_effort(evidence),
         "seed": seed,
         "relaxed": relaxed,
         **_summary(evidence, split, relaxed),
         "provenance": _provenance(target, time.perf_counter() - started),
     }
-    if estimator == "prior":
-        # what q(z) = p(z) says of rate and distortion is not what the encoder would say
+    if how.name == "exact":
+        record |= dict.fromkeys(("elbo", "jackknife", "ess"))
+        record["pareto_k"]["sentence"] = CLOSED_FORM
+    if how.proposal != "encoder":
+        # what another q says of rate and distortion is not what the encoder would say
         record |= dict.fromkeys(("elbo", "rate", "distortion", "active_units", "num_latents"))
     record["flags"] = flags(record)
     return Evaluation(record, evidence)
@@ -149,14 +166,12 @@ def evaluate(
 def _estimate(
     model: LatentVariableModel,
     split: Split,
-    estimator: str,
-    num_samples: int,
+    estimator: Estimator,
     seed: int,
     device: torch.device,
     memory_budget: int,
     progress: bool | None,
 ) -> tuple[Evidence, str | None]:
-    make_proposal = ESTIMATORS[estimator][1]
     blocks, relaxed = [], None
     split = split.to(device)
     with track("evaluate", len(split), progress) as show:
@@ -164,20 +179,51 @@ def _estimate(
             batch = split.batch(torch.arange(start, stop, device=device), device)
             if number == 0:
                 relaxed = _relaxation(model, batch, split.kind, seed)
-            evidence = importance(
-                model,
-                batch.x,
-                num_samples,
-                proposal=None if make_proposal is None else make_proposal(model, batch.context),
-                context=batch.context,
-                mask=batch.mask,
-                seed=seed,
-                block=number,
-                memory_budget=memory_budget,
-            )
-            blocks.append(evidence.cpu())
+            block = Block(model, batch.x, batch.context, batch.mask, seed, number, memory_budget)
+            blocks.append(estimator(block).cpu())
             show(stop, f"log p(x) {torch.cat([b.log_evidence for b in blocks]).mean():.2f} nats")
     return Evidence.cat(blocks), relaxed
+
+
+def _chosen(
+    model: object,
+    name: str,
+    proposal: str | None,
+    num_samples: int | None,
+    target_error: float,
+    num_temperatures: int,
+) -> Estimator:
+    """Returns the estimator, after checking that the model has what it needs."""
+    is_known = callable(getattr(model, "log_evidence", None))
+    if name in ("auto", "exact") and proposal is not None:
+        raise ValueError(
+            f"Estimator {name} takes no proposal, but got {proposal}: choose estimator importance or annealed with it."
+        )
+    if name == "exact" and not is_known:
+        raise ValueError(
+            f"Estimator exact needs a model with a method log_evidence, but {type(model).__name__} has none: choose "
+            "estimator auto."
+        )
+    name = "exact" if name == "auto" and is_known else name
+    return Estimator(name, proposal or "encoder", num_samples, target_error, num_temperatures)
+
+
+def _target(evidence: Evidence, estimator: Estimator) -> dict[str, float | None]:
+    if estimator.name != "auto":
+        return {"target_error": None, "share_above_target": None}
+    missed = torch.logical_not(evidence.standard_error <= estimator.target_error).double().mean().item()
+    return {"target_error": estimator.target_error, "share_above_target": missed}
+
+
+def _effort(evidence: Evidence) -> dict[str, Any]:
+    """Says what the estimates cost, and by which method each was made."""
+    counts = torch.bincount(evidence.method, minlength=len(METHODS)).tolist()
+    samples, passes = evidence.num_samples, evidence.num_passes
+    return {
+        "methods": {name: count for name, count in zip(METHODS, counts, strict=True) if count},
+        "samples": {"mean": samples.mean().item(), "maximum": samples.max().item()},
+        "passes": {"mean": passes.mean().item(), "maximum": passes.max().item()},
+    }
 
 
 def _relaxation(model: LatentVariableModel, batch: Batch, kind: str, seed: int) -> str | None:
@@ -251,7 +297,7 @@ def _tails(k: Tensor) -> dict[str, Any]:
 
 def _curve(evidence: Evidence) -> dict[str, list[float]]:
     return {
-        "num_samples": evidence.curve_samples.tolist(),
+        "num_samples": (evidence.curve_samples[:, 0] if evidence.curve_samples.dim() > 1 else evidence.curve_samples).tolist(),
         "mean": evidence.curve.mean(1).tolist(),
         "error": [row.square().sum().sqrt().item() / len(row) for row in evidence.curve_error],
     }
@@ -288,9 +334,16 @@ def _known(value: Tensor) -> float | None:
     return value.item() if not math.isnan(value.item()) else None
 
 
-def _proposal_name(model: LatentVariableModel, estimator: str) -> str:
-    own = ESTIMATORS[estimator][1] is None and getattr(model, "log_weights", None) is not None
-    return "the model's own" if own else ESTIMATORS[estimator][0]
+def _proposal_name(model: LatentVariableModel, estimator: Estimator) -> str | None:
+    if estimator.name == "exact":
+        return None
+    if has_own_weights(model) and estimator.name != "annealed" and estimator.proposal == "encoder":
+        return "the model's own"
+    return "adapted to each datum" if estimator.name == "auto" else estimator.proposal
+
+
+def _written(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.9g}"
 
 
 @contextmanager
@@ -299,7 +352,7 @@ def _placed(model: object, device: torch.device) -> Iterator[None]:
     if not isinstance(model, nn.Module):
         yield
         return
-    before = next((p.device for p in model.parameters()), device)
+    before = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), device)
     try:
         model.to(device)
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["flags", "headline", "rows", "tail_sentence"]
+__all__ = ["flags", "headline", "rows", "tail_sentence", "target_sentence"]
 
 from typing import Any
 
@@ -11,27 +11,36 @@ def headline(record: dict[str, Any]) -> str:
     """Returns the result in two lines: the mean with both errors and bits per dimension, and where they come from."""
     data, log_p, bits = record["data"], record["log_evidence"], record["bits_per_dim"]
     quantity = "relaxed score (not a log-probability of the data)" if record["relaxed"] else "log p(x)"
-    parts = f"Monte Carlo {log_p['monte_carlo_error']:.3f}, test set {log_p['test_set_error']:.3f}"
+    is_exact = record["estimator"] == "exact"
+    monte_carlo = "" if is_exact else f"Monte Carlo {log_p['monte_carlo_error']:.3f}, "
+    parts = f"{monte_carlo}test set {log_p['test_set_error']:.3f}"
     code = f", {bits['mean']:.4f} ± {bits['error']:.4f} bits/dim" if bits else ""
     source = f"{data['name'] or 'data'}, {data['split']}, {data['num_data']:,} data; {record['estimator']}"
-    samples = f"{record['num_samples']:,} samples, seed {record['seed']}"
-    return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats ({parts}){code}\n({source}, {samples})"
+    samples = "" if is_exact else f", {_samples(record)}, seed {record['seed']}"
+    return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats ({parts}){code}\n({source}{samples})"
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns the table of results: names, and values with their units."""
     data, log_p, bits, k = record["data"], record["log_evidence"], record["bits_per_dim"], record["pareto_k"]
     name, quantity = data["name"] or "data", "relaxed score" if record["relaxed"] else "log p(x)"
-    table = [
-        ("data", f"{name}, {data['split']}, {data['num_data']:,} data, binarization {data['binarization']}"),
-        ("estimator", f"{record['estimator']}, proposal {record['proposal']}"),
-        ("samples", f"{record['num_samples']:,} per datum, seed {record['seed']}"),
-        (quantity, f"{log_p['mean']:.3f} nats per datum"),
-        ("  total error", f"{log_p['error']:.3f} nats (one standard error)"),
-        ("  Monte Carlo", f"{log_p['monte_carlo_error']:.3f} nats, which more samples would shrink"),
-        ("  test set", f"{log_p['test_set_error']:.3f} nats, which more data would shrink"),
-        ("sum over data", f"{log_p['total']:.1f} nats"),
-    ]
+    is_exact = record["estimator"] == "exact"
+    table = [("data", f"{name}, {data['split']}, {data['num_data']:,} data, binarization {data['binarization']}")]
+    if is_exact:
+        table.append(("estimator", "exact: the model's own log p(x), in closed form"))
+    else:
+        table.append(("estimator", f"{record['estimator']}, proposal {record['proposal']}"))
+        if record["estimator"] == "auto":
+            table.append(("  proposals", ", ".join(f"{name} {count:,}" for name, count in record["methods"].items())))
+            table.append(("  target", target_sentence(record)))
+        table.append(("samples", f"{_samples(record)}, seed {record['seed']}"))
+        table.append(("cost", f"{record['passes']['mean']:,.0f} passes per datum (forward 1, backward 2)"))
+    table.append((quantity, f"{log_p['mean']:.3f} nats per datum"))
+    table.append(("  total error", f"{log_p['error']:.3f} nats (one standard error)"))
+    if not is_exact:
+        table.append(("  Monte Carlo", f"{log_p['monte_carlo_error']:.3f} nats, which more samples would shrink"))
+    table.append(("  test set", f"{log_p['test_set_error']:.3f} nats, which more data would shrink"))
+    table.append(("sum over data", f"{log_p['total']:.1f} nats"))
     if bits:
         density = " (of a density: it depends on the data's unit)" if data["kind"] == "real" else ""
         table.append(("bits per dimension", f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim{density}"))
@@ -44,15 +53,30 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     if record["active_units"] is not None:
         table.append(("active units", f"{record['active_units']} of {record['num_latents']} latents"))
-    bias = (
-        f"about {record['jackknife']['bias']:.3f} nats" if record["jackknife"] else "not estimable: a few draws decide"
-    )
-    table.append(("finite-sample bias", f"{bias} (jackknife; in none of the errors)"))
-    table.append(("ESS", f"median {record['ess']['median']:.1f}, smallest {record['ess']['minimum']:.1f} samples"))
-    table.append(("k-hat", k["sentence"]))
+    if not is_exact:
+        jackknife, ess = record["jackknife"], record["ess"]
+        bias = f"about {jackknife['bias']:.3f} nats" if jackknife else "not estimable: a few draws decide"
+        table.append(("finite-sample bias", f"{bias} (jackknife; in none of the errors)"))
+        table.append(("ESS", f"median {ess['median']:.1f}, smallest {ess['minimum']:.1f} samples"))
+        table.append(("k-hat", k["sentence"]))
     table += [("note", flag) for flag in record["flags"] if flag != k["sentence"]]
     table.append(("time", f"{record['provenance']['seconds']:.1f} s on {record['provenance']['device']}"))
     return table
+
+
+def target_sentence(record: dict[str, Any]) -> str:
+    """Says which share of the data met the error that was aimed at."""
+    missed = record["share_above_target"]
+    return f"standard error {record['target_error']:g} nats per datum, missed by {missed:.1%} of the data"
+
+
+def _samples(record: dict[str, Any]) -> str:
+    """Says how many samples, or chains, a datum got."""
+    kind = "chains" if record["estimator"] == "annealed" else "samples"
+    mean, most = record["samples"]["mean"], record["samples"]["maximum"]
+    if mean == most:
+        return f"{most:,.0f} {kind} per datum"
+    return f"{mean:,.0f} {kind} per datum on average, {most:,.0f} at most"
 
 
 def flags(record: dict[str, Any]) -> list[str]:

@@ -50,21 +50,41 @@ def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
 
 
 def _resume(options: Namespace, given: dict[str, Any]) -> None:
-    if options.data is not None or set(given) - {"epochs"}:
-        raise UsageError("--resume takes no data and no settings but --epochs: the run has its own.")
+    if options.data is not None or set(given) - {"epochs", "max_iterations"}:
+        raise UsageError(
+            "--resume takes no data and no settings but --epochs (or --max-iterations, for EM): the run has its own."
+        )
     from ..train import resume
 
-    _fitted(resume(options.resume, epochs=given.get("epochs")))
+    _fitted(resume(options.resume, **given))
 
 
 def _fitted(run: Run) -> None:
+    (_print_em if run.is_em else _print_bound)(run)
+    print(f"Next: logpx evaluate {run.path}")
+
+
+def _print_em(run: Run) -> None:
+    metrics, settings = run.metrics(), run.settings
+    last = {key: column[-1] for key, column in metrics.items()}
+    for event in run.events():
+        print(event)
+    if settings.data.binarization == "dynamic" and run.info["data"]["kind"] != "binary":
+        print("Greys were binarized (dynamic): EM passes over one draw of them.")
+    steps = f"{last['iteration']:.0f} iterations from start {last['start'] + 1:.0f} of {settings.em.restarts}"
+    end = "converged" if last["gain"] < settings.em.tolerance else "not converged (--max-iterations prolongs it)"
+    quantity = "relaxed score (not log p(x))" if run.is_relaxed else "log p(x)"
+    print(f"Fitted in {metrics['seconds'].max():.1f} s by EM, {steps}, {end}: ", end="")
+    print(f"{quantity} {last['log_evidence']:.2f} nats on train.")
+
+
+def _print_bound(run: Run) -> None:
     last = {key: column[-1] for key, column in run.metrics().items()}
     skipped = f", {last['skipped']:.0f} batches skipped" if last["skipped"] else ""
     valid = "" if math.isnan(last["valid"]) else f", {last['valid']:.2f} nats on {run.settings.train.validate_on}"
     bounds = f"{last['train']:.2f} nats on train{valid}"
     bounds += " (a relaxed likelihood: not of log p(x))" if run.is_relaxed else ""
     print(f"Fitted in {last['seconds']:.1f} s, {last['epoch']:.0f} epochs{skipped}: bound {bounds}.")
-    print(f"Next: logpx evaluate {run.path}")
 
 
 def _evaluate(options: Namespace) -> None:
@@ -73,6 +93,9 @@ def _evaluate(options: Namespace) -> None:
         options.split,
         weights=options.weights,
         estimator=options.estimator,
+        proposal=options.proposal,
+        target_error=options.target_error,
+        num_temperatures=options.num_temperatures,
         num_samples=options.num_samples,
         limit=options.limit,
         seed=options.seed,
@@ -126,15 +149,18 @@ def _encode(options: Namespace) -> None:
     codes = encode_all(run.load_model(), splits, rows=data.rows, seed=options.seed)
     write_arrays(Path(options.output), codes)
     num_latents = math.prod(codes["mean"].shape[1:])
-    print(f"{len(codes['mean'])} codes of {num_latents} latents: {options.output}")
+    what = "{} component probabilities" if run.is_em and "mixture" in run.settings.model.model else "{} latents"
+    print(f"{len(codes['mean'])} codes of {what.format(num_latents)}: {options.output}")
 
 
 def _report(options: Namespace) -> None:
     from ..page import report
+    from ..run import Run
     from ..wording import headline
 
     run = _open(options)
-    page, record = report(run), run.evaluation()
+    baseline = None if options.baseline is None else Run.open(options.baseline)
+    page, record = report(run, baseline=baseline), run.evaluation()
     print(headline(record) if record else f"No evaluation yet: logpx evaluate {run.path}")
     print(f"Report: {page}")
 
@@ -178,7 +204,7 @@ def _add_fit(parser: ArgumentParser) -> None:
     parser.add_argument("--recipe", help=f"named settings: {', '.join(known_recipes())}; by default that of the data")
     parser.add_argument("--config", help="settings from a YAML file, in place of a recipe")
     parser.add_argument("--print-config", action="store_true", help="print the full resolved settings and stop")
-    parser.add_argument("--out", help="run folder; by default runs/ and the name of the data")
+    parser.add_argument("--out", help="run folder; by default runs/ and the name of the data (and of the model)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
     for field in dataclasses.fields(Settings):
@@ -208,11 +234,23 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument(
         "--estimator",
-        type=Literal["importance", "prior"],
-        default="importance",
-        help="proposal: the encoder, or the prior",
+        type=Literal["auto", "importance", "annealed", "exact"],
+        default="auto",
+        help="auto (exact where the model allows, else an effort that adapts to each datum), importance (a fixed number "
+        "of draws), annealed (chains), or exact",
     )
-    parser.add_argument("--num-samples", type=int, default=5000, help="draws of z per datum")
+    parser.add_argument(
+        "--proposal",
+        type=Literal["encoder", "prior", "widened", "refined", "laplace", "curvature", "defensive"],
+        help="what importance draws from, or where annealed starts; by default the encoder",
+    )
+    parser.add_argument(
+        "--num-samples", type=int, help="draws (5000) or chains (32) per datum; of auto, the most per proposal (3000)"
+    )
+    parser.add_argument(
+        "--target-error", type=float, default=0.05, help="standard error that auto aims at, in nats per datum"
+    )
+    parser.add_argument("--num-temperatures", type=int, default=50, help="steps of annealed")
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
     parser.add_argument("--limit", type=int | None, help="the first data only")
     parser.add_argument(
@@ -250,6 +288,7 @@ def _add_encode(parser: ArgumentParser) -> None:
 
 def _add_report(parser: ArgumentParser) -> None:
     _add_run(parser)
+    parser.add_argument("--baseline", metavar="RUN", help="another evaluated run of the same data, to compare with")
 
 
 def _add_data(parser: ArgumentParser) -> None:
@@ -271,7 +310,7 @@ def _add_output(parser: ArgumentParser, name: str) -> None:
 
 
 COMMANDS = {
-    "fit": Command(_fit, _add_fit, "fit a variational autoencoder to data", "DATA"),
+    "fit": Command(_fit, _add_fit, "fit a variational autoencoder, a mixture or a linear model to data", "DATA"),
     "evaluate": Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
     "sample": Command(_sample, _add_sample, "draw new data from the model"),
     "reconstruct": Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 __all__ = ["Climb"]
 
+import dataclasses
 import functools
 import math
 import operator
 from collections import Counter
-from typing import Generic
+from typing import Any, Generic, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..exact import Mend, Mixture, Statistics
 from ..utils import LogpxError, generator
@@ -28,6 +29,7 @@ MAX_RESEEDS = 5
 CANDIDATES = 100
 # Step sizes are (t + DELAY)^-power, so that the first batches do not wash the start away.
 DELAY = 10
+FIELDS = dataclasses.fields(Statistics)
 
 
 class Climb(Generic[ModelT]):
@@ -54,6 +56,30 @@ class Climb(Generic[ModelT]):
         self._events: list[str] = []
         self._report(mends)
         self._segment = 0
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that the climb goes on from, as tensors and plain values."""
+        sums = None if self._sums is None else {f.name: getattr(self._sums, f.name) for f in FIELDS}
+        return {
+            "tensors": {name: tensor.clone() for name, tensor in self._tensors().items()},
+            "history": [tuple(row) for row in self.history],
+            "sums": sums,
+            "segment": self._segment,
+            "step": self._step,
+            "reseeds": dict(self._reseeds),
+            "mended": sorted(self._mended),
+            "events": list(self._events),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to a state that :meth:`state` has returned."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state["tensors"][name])
+        self.history = [Iteration(*row) for row in state["history"]]
+        self._sums = None if state["sums"] is None else Statistics(**state["sums"])
+        self._segment, self._step = state["segment"], state["step"]
+        self._reseeds, self._mended = Counter(state["reseeds"]), set(state["mended"])
+        self._events = list(state["events"])
 
     def gain(self) -> float:
         """Returns the last gain of the penalized log-likelihood within a segment, in nats per datum, else infinity."""
@@ -97,6 +123,11 @@ class Climb(Generic[ModelT]):
             self._step += 1
         self._sums = running
         return self._record(epoch + 1, log_evidence / count, None, elbo / count)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Returns the parameters and all buffers, those that are no weights, too."""
+        model = cast(nn.Module, self.model)
+        return dict(model.named_parameters()) | dict(model.named_buffers())
 
     def _maximize(self, sums: Statistics) -> Statistics:
         """Takes the M-step; returns the sums behind it, in which empty components have started anew."""

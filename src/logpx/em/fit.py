@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ def fit_em(
     restart_iterations: int = 10,
     seed: int = 0,
     each: Callable[[Iteration], bool | None] | None = None,
+    state: dict[str, Any] | None = None,
     progress: bool | None = None,
 ) -> EMFit[ModelT]:
     r"""Fits a model to data by expectation maximization.
@@ -62,6 +64,8 @@ def fit_em(
         restart_iterations: The number of iterations after which the best start is chosen.
         seed: The seed of all draws.
         each: What is called after each iteration; if it returns True, the fit ends there.
+        state: The state of a fit that ended so, with the same model, data and options, to go on to the result that it
+            would have reached; a larger `max_iterations` prolongs it.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -83,17 +87,24 @@ def fit_em(
     passes = Passes(data, _device(model), seed)
     sample, num_data = passes.sample(SAMPLE)
     starts = range(max(restarts, 1))
-    climbs = [_begin(copy.deepcopy(model), start, passes, sample, num_data, restarts > 0) for start in starts]
+    fresh = restarts > 0 and state is None
+    climbs = [_begin(copy.deepcopy(model), start, passes, sample, num_data, fresh) for start in starts]
+    for climb, saved in zip(climbs, [] if state is None else state["climbs"], strict=state is not None):
+        climb.restore(saved)
     trial = min(restart_iterations, max_iterations) if len(climbs) > 1 else 0
+    was_told_to_end = False
     with track("em", max_iterations + (len(climbs) - 1) * trial, progress) as show:
         step = partial(_step, batch_size=batch_size, power=step_power)
         for done, row in enumerate(_ascend(climbs, trial, max_iterations, tolerance, step), 1):
             show(done, f"start {row.start}, log p(x) {row.log_evidence:.4f} nats")
             if each is not None and each(row):
+                was_told_to_end = True
                 break
     best = max(climbs, key=_height)
     history = [row for climb in sorted(climbs, key=_height) for row in climb.history]
-    return EMFit(best.model, tuple(history), best.gain() < tolerance, num_data)
+    converged = best.gain() < tolerance and not was_told_to_end
+    reached = {"climbs": [climb.state() for climb in climbs]}
+    return EMFit(best.model, tuple(history), converged, num_data, was_told_to_end, reached)
 
 
 def _begin(model: ModelT, start: int, passes: Passes, sample: Tensor, num_data: int, fresh: bool) -> Climb[ModelT]:
@@ -112,7 +123,8 @@ def _ascend(
     for climb in climbs:
         while len(climb.history) < trial and not climb.gain() < tolerance:
             yield step(climb)
-    best = max(climbs, key=_height)
+    # a state may be of a fit that had chosen already
+    best = max(climbs, key=lambda climb: (len(climb.history) > trial, _height(climb)))
     while len(best.history) < limit and not best.gain() < tolerance:
         yield step(best)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["EMFit", "EMModel", "Iteration"]
 
 import dataclasses
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -73,12 +73,16 @@ class EMFit(Generic[ModelT]):
         history: The iterations of each start together, those of the best last; the last is of the model as it is.
         converged: Whether the last change of the penalized log-likelihood was below the tolerance.
         num_data: The number N of data.
+        was_told_to_end: Whether it ended because it was told to, before it converged or reached its limit.
+        state: What a later fit goes on from: tensors and plain values in nested mappings and lists.
     """
 
     model: ModelT
     history: tuple[Iteration, ...]
     converged: bool
     num_data: int
+    was_told_to_end: bool
+    state: dict[str, Any] = dataclasses.field(repr=False)
 
     @property
     def events(self) -> tuple[str, ...]:

@@ -1,128 +1,182 @@
-r"""The Gauss-Newton precision of a decoder, :math:`J^\top F J`: how sharply one datum's likelihood speaks of z.
+r"""Fisher information of the families that decoders return, as roots that multiply derivatives of parameters.
 
-J is the Jacobian of the decoder's parameters in z, and F their Fisher information, so that :math:`J^\top F J` is the
-Fisher information of z in a datum drawn from :math:`p(x | z)`: positive semidefinite wherever it is taken, and the
-expected Hessian of :math:`-\log p(x | z)`. J is never held: derivatives in the direction of one latent at a time
-(forward mode) are multiplied by a root of F at once.
+With F the Fisher information of a distribution's parameters :math:`\theta`, a root W has :math:`W^\top W = F`; then
+:math:`W \, \partial\theta` is all that a Gauss-Newton precision needs. It is known in closed form for some families. For the
+others scores of draws serve, one dimension (or one pixel) at a time,
+
+.. math:: F_d = \mathbb{E}_{x \sim p}[s_d s_d^\top] \approx \frac{1}{M} \sum_m s_{dm} s_{dm}^\top, \qquad
+          s_{dm} = \nabla_{\theta_d} \log p(x_{dm} | \theta_d),
+
+whose chance averages out over the dimensions.
 """
 
 from __future__ import annotations
 
-__all__ = ["gauss_newton", "register_fisher"]
+__all__ = ["Whiten", "fisher_root", "knows_fisher", "parameters_of", "register_fisher", "register_scores"]
 
+import copy
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Poisson
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, NegativeBinomial, Normal, Poisson
 
-from ..distributions import OnUnitInterval
-from ..model import LatentVariableModel, call
-from ..utils import LogpxError, chunks
+from ..distributions import (
+    CoupledLogisticMixture,
+    Dequantized,
+    DiscretizedGaussian,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    LevelsCategorical,
+    OnUnitInterval,
+    SafeContinuousBernoulli,
+)
+from ..utils import LogpxError
 
-Parameters = tuple[Tensor, ...]
-Extract = Callable[[Distribution], Parameters]
-Whiten = Callable[[Distribution, Parameters], Tensor]
+NUM_SCORES = 4
 
-_KNOWN: dict[type[Distribution], tuple[Extract, Whiten]] = {}
+Parameters: TypeAlias = tuple[Tensor, ...]
+Extract: TypeAlias = Callable[[Distribution], Parameters]
+Whiten: TypeAlias = Callable[[Parameters], Tensor]
+
+_KNOWN: dict[type[Distribution], tuple[Extract, Callable[[Distribution], Whiten]]] = {}
 
 
-def register_fisher(kind: type[Distribution], parameters: Extract, whitened: Whiten) -> None:
-    r"""Makes a family of distributions known to :func:`gauss_newton`.
+def register_fisher(kind: type[Distribution], parameters: Extract, root: Callable[[Distribution], Whiten]) -> None:
+    r"""Makes the Fisher information of a family known, in closed form.
 
     Arguments:
         kind: The family, of scalars or of events; `Independent` is looked through.
         parameters: Returns the parameters of a distribution, each with shape (\*, ...).
-        whitened: Takes a distribution and a derivative of each parameter, with further leading dimensions, and returns
-            :math:`F^{\top / 2}` times the derivative, with the leading dimensions kept and the event's dimensions of
-            any number and size: sums of products over them are :math:`J^\top F J`.
+        root: Takes a distribution with batch shape (S, B) and returns a function that is linear in derivatives of its
+            parameters, which have a further first dimension, (T, S, B, ...): W times the derivatives. The sum of squares
+            of what it returns, over all dimensions after these three, is the quadratic form of F.
     """
-    _KNOWN[kind] = parameters, whitened
+    _KNOWN[kind] = parameters, root
 
 
-@torch.no_grad()
-def gauss_newton(
-    model: LatentVariableModel, z: Tensor, context: Tensor | None = None, memory_budget: int = 2**28
-) -> Tensor:
-    r"""Returns :math:`J^\top F J` of the decoder at each z, with shape (S, B, L, L).
-
-    It costs one pass of the decoder and L Jacobian-vector products per z.
-
-    References:
-        New Insights and Perspectives on the Natural Gradient Method (Martens, 2020).
+def register_scores(kind: type[Distribution], **axes: tuple[int, ...]) -> None:
+    """Makes the Fisher information of a family known by the scores of draws.
 
     Arguments:
-        model: The model.
-        z: The latents, with shape (S, B, L).
-        context: Labels or covariates, with shape (B, \*).
-        memory_budget: The memory for the derivatives, in bytes, as a rough guide.
+        kind: The family; its parameters are attributes, which `log_prob` reads.
+        axes: For each parameter's name the axes, counted from the last, over which it belongs to one dimension of the
+            data, such as that of the components of a mixture. A parameter that is None is left out.
+    """
+
+    def present(p: Distribution) -> dict[str, Tensor]:
+        return {name: getattr(p, name) for name in axes if getattr(p, name) is not None}
+
+    def root(p: Distribution) -> Whiten:
+        theta = present(p)
+        return _score_root(p, theta, [axes[name] for name in theta])
+
+    register_fisher(kind, lambda p: tuple(present(p).values()), root)
+
+
+def fisher_root(p: Distribution) -> Whiten:
+    """Returns the root of the Fisher information of a distribution's parameters, at those that it has.
+
+    Arguments:
+        p: The distribution, with batch shape (S, B).
 
     Raises:
-        LogpxError: If the Fisher information of the decoder's distribution is not known.
+        LogpxError: If nothing is known of the family.
     """
-    num_samples, _, num_latents = z.shape
-    p = _base(call(model.decoder, z, context=context))
-    extract, whiten = _lookup(p)
-
-    def parameters(z: Tensor) -> Parameters:
-        return extract(_base(call(model.decoder, z, context=context)))
-
-    eye = torch.eye(num_latents, dtype=z.dtype, device=z.device)
-    size = max(1, memory_budget // (32 * sum(each.numel() for each in extract(p))))
-    rows = []
-    for start, stop in chunks(num_latents, size):
-        # directions are further draws: (T, S, B, L) -> (T S, B, L)
-        repeated = z.repeat(stop - start, 1, 1)
-        direction = eye[start:stop, None, None].expand(-1, *z.shape).flatten(0, 1)
-        _, tangents = torch.func.jvp(parameters, (repeated,), (direction.contiguous(),))
-        tangents = tuple(each.unflatten(0, (-1, num_samples)) for each in tangents)
-        rows.append(whiten(p, tangents).flatten(3))
-    root = torch.cat(rows).movedim(0, 2)
-    return root @ root.mT
+    return _lookup(_base(p))[1](_base(p))
 
 
-def _base(p: Distribution) -> Distribution:
-    while isinstance(p, Independent | OnUnitInterval):
-        p = p.base_dist if isinstance(p, Independent) else p.base
-    return p
+def parameters_of(p: Distribution) -> Parameters:
+    """Returns the parameters whose Fisher information :func:`fisher_root` is about."""
+    return _lookup(_base(p))[0](_base(p))
 
 
-def _lookup(p: Distribution) -> tuple[Extract, Whiten]:
+def knows_fisher(p: Distribution) -> bool:
+    """Whether the Fisher information of the family is known."""
+    return any(kind in _KNOWN for kind in type(_base(p)).__mro__)
+
+
+def _lookup(p: Distribution) -> tuple[Extract, Callable[[Distribution], Whiten]]:
     for kind in type(p).__mro__:
         if kind in _KNOWN:
             return _KNOWN[kind]
     known = ", ".join(sorted(kind.__name__ for kind in _KNOWN))
     raise LogpxError(
-        f"The Fisher information of a {type(p).__name__} is not known (known are {known}): register it with "
-        "logpx.evidence.register_fisher, or use the refined proposal."
+        f"The Fisher information of {type(p).__name__} is not known (known are {known}): make it so with "
+        "logpx.evidence.register_fisher, or use the proposal refined."
     )
 
 
-def _bernoulli(p: Distribution, tangents: Parameters) -> Tensor:
+def _base(p: Distribution) -> Distribution:
+    """Looks through what only sums over dimensions, or moves the levels or dequantizes them."""
+    while True:
+        match p:
+            case Independent():
+                p = p.base_dist
+            case OnUnitInterval():
+                p = p.base
+            case Dequantized():
+                p = p.density
+            case _:
+                return p
+
+
+def _score_root(p: Distribution, theta: dict[str, Tensor], axes: list[tuple[int, ...]]) -> Whiten:
+    x = p.sample((NUM_SCORES,))
+    with torch.enable_grad():
+        # a copy of the parameters for each draw, so that one backward pass gives the scores of all
+        copies = {name: _repeated(value) for name, value in theta.items()}
+        twin = copy.copy(p)
+        twin.__dict__.update(copies)
+        scores = torch.autograd.grad(twin.log_prob(x).sum(), list(copies.values()))
+
+    def whiten(tangents: Parameters) -> Tensor:
+        # s_m' dtheta / sqrt M, with shape (T, M, S, B, ...) -> (T, S, B, ..., M)
+        products = [s * t.unsqueeze(1) for s, t in zip(scores, tangents, strict=True)]
+        parts = [each.sum(over) if over else each for each, over in zip(products, axes, strict=True)]
+        return torch.stack(parts).sum(0).movedim(1, -1) / math.sqrt(NUM_SCORES)
+
+    return whiten
+
+
+def _repeated(parameter: Tensor) -> Tensor:
+    return parameter.detach().expand(NUM_SCORES, *parameter.shape).clone().requires_grad_()
+
+
+def _bernoulli(p: Bernoulli) -> Whiten:
     # F = p (1 - p) for the logit
     probability = torch.sigmoid(p.logits)
-    return tangents[0] * torch.sqrt(probability * (1 - probability))
+    root = torch.sqrt(probability * (1 - probability))
+    return lambda tangents: tangents[0] * root
 
 
-def _normal(p: Distribution, tangents: Parameters) -> Tensor:
+def _normal(p: Normal) -> Whiten:
     # F = 1 / sigma^2 for the mean, 2 / sigma^2 for sigma
-    loc, scale = tangents
-    return torch.stack([loc / p.scale, math.sqrt(2) * scale / p.scale], -1)
+    return lambda tangents: torch.stack([tangents[0] / p.scale, math.sqrt(2) * tangents[1] / p.scale], -1)
 
 
-def _categorical(p: Distribution, tangents: Parameters) -> Tensor:
+def _categorical(p: Categorical | LevelsCategorical) -> Whiten:
     # F = diag(p) - p p' = sum_k p_k (e_k - p) (e_k - p)'
-    mean = (p.probs * tangents[0]).sum(-1, keepdim=True)
-    return torch.sqrt(p.probs) * (tangents[0] - mean)
+    shares = torch.softmax(p.logits, -1)
+    return lambda tangents: shares.sqrt() * (tangents[0] - (shares * tangents[0]).sum(-1, keepdim=True))
 
 
-def _poisson(p: Distribution, tangents: Parameters) -> Tensor:
+def _poisson(p: Poisson) -> Whiten:
     # F = 1 / lambda for the rate
-    return tangents[0] * torch.rsqrt(p.rate)
+    root = torch.rsqrt(p.rate)
+    return lambda tangents: tangents[0] * root
 
 
 register_fisher(Bernoulli, lambda p: (p.logits,), _bernoulli)
 register_fisher(Normal, lambda p: (p.loc, p.scale), _normal)
 register_fisher(Categorical, lambda p: (p.logits,), _categorical)
+register_fisher(LevelsCategorical, lambda p: (p.logits,), _categorical)
 register_fisher(Poisson, lambda p: (p.rate,), _poisson)
+register_scores(NegativeBinomial, total_count=(), logits=())
+register_scores(SafeContinuousBernoulli, logits=())
+register_scores(DiscretizedGaussian, loc=(), scale=())
+register_scores(DiscretizedLogistic, loc=(), scale=())
+register_scores(DiscretizedLogisticMixture, logits=(-1,), loc=(-1,), scale=(-1,))
+register_scores(CoupledLogisticMixture, logits=(-3,), loc=(-4, -3), scale=(-4, -3), coupling=(-4, -3))

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import OneHotCategorical
+from torch.distributions import Distribution, OneHotCategorical
 
 from ._checks import check_finite, check_weights, flat
 from .statistics import Mend, Statistics
@@ -53,6 +53,10 @@ class Mixture(nn.Module):
     def encoder(self, x: Tensor) -> OneHotCategorical:
         """Returns the exact posterior p(z | x) with batch shape (B,) and event shape (K,)."""
         return OneHotCategorical(logits=self._log_joint(self._exactly(x)))
+
+    def decoder(self, z: Tensor) -> Distribution:
+        """Returns p(x | z) with batch shape z.shape[:-1], from one-hot z of shape (S, B, K)."""
+        raise NotImplementedError
 
     def log_evidence(self, x: Tensor) -> Tensor:
         """Returns log p(x), in nats, with shape (B,)."""

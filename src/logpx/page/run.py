@@ -20,38 +20,54 @@ from torch import Tensor, nn
 
 from .. import generate, plots
 from ..data import Split
+from ..exact import Mixture
 from ..model import LatentVariableModel
 from ..run import Run
 from ..utils import spread
 from . import levels
 from ._common import as_float, inline, number, png, render, write
+from .baseline import compare, suggestion
 
 NUM_ENCODED = 500  # data that say which latents are active
 NUM_PAIRS, NUM_SAMPLES, NUM_EXTREMES = 36, 60, 10
 NUM_COLUMNS = 12
 
 
-def report(run: Run, *, model: LatentVariableModel | None = None, split: Split | None = None, seed: int = 0) -> Path:
+def report(
+    run: Run,
+    *,
+    model: LatentVariableModel | None = None,
+    split: Split | None = None,
+    baseline: Run | None = None,
+    seed: int = 0,
+) -> Path:
     """Writes `report.html` and the figures of a run.
 
     Arguments:
         run: The run folder; without an evaluation the page says how to add one.
         model: The model; by default the run's own.
         split: The data that are pictured; by default those of the evaluation, or else the test data.
+        baseline: Another evaluated run of the same data, to which the log p(x) of this one is compared.
         seed: The seed of the samples from the prior.
 
     Returns:
         The path of the page.
+
+    Raises:
+        ValueError: If the baseline was evaluated on other data, or one of the two has no log p(x).
     """
     record, scores = run.evaluation() or {}, run.scores() or {}
+    compared = None if baseline is None else compare(run, baseline)
     model = run.load_model() if model is None else model
     split = run.load_split(record.get("data", {}).get("split", "test")) if split is None else split
     held_out = "test" if run.config.get("train", {}).get("validate_on") == "test" else "validation"
-    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else torch.device("cpu")
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    device = next(iter(tensors), torch.zeros(())).device
     x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
     versions = levels.versions(model, split, x, seed)
     pictures = _pictures(model, split, x, versions, seed)
-    figures = _training(run.metrics(), held_out) | pictures | _evidence(record, scores, split)
+    metrics = run.metrics()
+    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split)
     images = {name: png(figure) for name, figure in figures.items()}
     for name, image in images.items():
         write(run.path / "figures" / f"{name}.png", image)
@@ -62,12 +78,20 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
         versions=list(versions),
         bits=levels.code_lengths(model, split, seed, device) if versions else {},
         split={"name": split.name, "num_data": len(split)},
+        events=run.events(),
+        em=_em(metrics, run.config),
+        compared=compared,
+        suggested=suggestion(run.path, run.config, split),
     )
     write(run.path / "report.html", page.encode())
     return run.path / "report.html"
 
 
 def _training(metrics: Mapping[str, np.ndarray], held_out: str) -> dict[str, Figure]:
+    if len(start := metrics.get("start", np.empty(0))):
+        is_long = (start == start[-1]).sum() > 3
+        steps = {"em_touch": plots.em_touch(metrics)} if is_long else {}
+        return {"em_ascent": plots.em_ascent(metrics), **steps}
     if not len(metrics.get("epoch", ())):
         return {}
     return {"training_curves": plots.training_curves(metrics, held_out=held_out)}
@@ -89,6 +113,8 @@ def _pictures(
     figures["samples"] = _samples(samples, limits)
     if versions:
         figures |= levels.predictions(model, shown, seed)
+    if isinstance(model, Mixture):
+        figures["components"] = _components(model, limits)
     if generate.has_real_latents(model):
         figures |= _latents(model, x, limits, seed)
     return figures
@@ -140,6 +166,12 @@ def _latents(model: LatentVariableModel, x: Tensor, limits: tuple[float, float],
         unit = "latent 0 grows to the right, latent 1 upwards, by quantiles of the prior (no unit)"
         figures["manifold"] = plots.traversal_grid(tiles, title=title, x_label=unit, limits=limits)
     return figures
+
+
+def _components(mixture: Mixture, limits: tuple[float, float]) -> Figure:
+    with torch.no_grad():
+        means = mixture.decoder(torch.eye(mixture.num_components, device=mixture.weights.device)).mean
+    return plots.component_grid(_array(means), _array(mixture.weights), limits=limits)
 
 
 def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split: Split) -> dict[str, Figure]:
@@ -197,6 +229,15 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quantity(record: Mapping[str, Any]) -> str:
     return "relaxed score" if record.get("relaxed") else "log p(x)"
+
+
+def _em(metrics: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how EM ended, for the text of its section; nothing for other fits."""
+    if not len(metrics.get("start", ())):
+        return {}
+    last = {name: column[-1] for name, column in metrics.items()}
+    num_starts = len(np.unique(metrics["start"]))
+    return {**last, "num_starts": num_starts, "converged": last["gain"] < config["em"]["tolerance"]}
 
 
 def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -6,9 +6,12 @@ carry their units, and what is not in view (a cut tail, a non-finite value) is c
 
 __all__ = [
     "completion_histogram",
+    "component_grid",
     "convergence",
     "criticality_bars",
     "decimals",
+    "em_ascent",
+    "em_touch",
     "evidence_curve",
     "evidence_histogram",
     "extreme_indices",
@@ -27,11 +30,13 @@ __all__ = [
 
 from .charts import evidence_curve, evidence_histogram, pareto_scatter, training_curves
 from .diagram import network
+from .em import em_ascent, em_touch
 from .numbers import decimals
 from .pixels import pixels_by_entropy, predicted_levels
 from .running import convergence
 from .schedule import completion_histogram, criticality_bars
 from .tiles import (
+    component_grid,
     extreme_indices,
     extremes,
     image_grid,

@@ -17,7 +17,7 @@ __all__ = ["Whiten", "fisher_root", "knows_fisher", "parameters_of", "register_f
 import copy
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,14 +37,16 @@ from ..utils import LogpxError
 
 NUM_SCORES = 4
 
+P = TypeVar("P", bound=Distribution)
+
 Parameters: TypeAlias = tuple[Tensor, ...]
-Extract: TypeAlias = Callable[[Distribution], Parameters]
 Whiten: TypeAlias = Callable[[Parameters], Tensor]
 
-_KNOWN: dict[type[Distribution], tuple[Extract, Callable[[Distribution], Whiten]]] = {}
+# families are looked up by type, so that what is stored for one is only ever called with it
+_KNOWN: dict[type[Distribution], tuple[Callable[[Any], Parameters], Callable[[Any], Whiten]]] = {}
 
 
-def register_fisher(kind: type[Distribution], parameters: Extract, root: Callable[[Distribution], Whiten]) -> None:
+def register_fisher(kind: type[P], parameters: Callable[[P], Parameters], root: Callable[[P], Whiten]) -> None:
     r"""Makes the Fisher information of a family known, in closed form.
 
     Arguments:
@@ -98,7 +100,7 @@ def knows_fisher(p: Distribution) -> bool:
     return any(kind in _KNOWN for kind in type(_base(p)).__mro__)
 
 
-def _lookup(p: Distribution) -> tuple[Extract, Callable[[Distribution], Whiten]]:
+def _lookup(p: Distribution) -> tuple[Callable[[Any], Parameters], Callable[[Any], Whiten]]:
     for kind in type(p).__mro__:
         if kind in _KNOWN:
             return _KNOWN[kind]

@@ -8,22 +8,16 @@ samples. Draws are keyed by (seed, block of data, block of samples), so that chu
 
 from __future__ import annotations
 
-__all__ = ["SAMPLE_BLOCK", "importance"]
-
-import math
+__all__ = ["importance"]
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from ..model import LatentVariableModel, Proposal, Terms, call, log_weights, propose, weigh
-from ..montecarlo import LogMeanAccumulator
-from ..utils import chunks, keyed_rng
+from ..model import LatentVariableModel, Proposal, propose
+from .block import Block
+from .estimator import Estimator
 from .results import Evidence
-
-SAMPLE_BLOCK = 128
-# Float32 copies of one decoder output that are alive at once, the network's hidden layers included: a rough count.
-COPIES = 8
+from .tally import tally
 
 
 @torch.no_grad()
@@ -66,74 +60,8 @@ def importance(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, but is {num_samples}: draw more samples.")
-    if proposal is None and getattr(model, "log_weights", None) is not None:
-        return _importance_of_own(model, x, num_samples, context, mask, seed, block)
-    weights = LogMeanAccumulator.empty(len(x), x.device)
-    rate, distortion = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
-    latent_sum: Tensor | float = 0.0
+    data = Block(model, x, context, mask, seed, block, memory_budget)
+    if proposal is None:
+        return Estimator("importance", num_samples=num_samples)(data)
     q = propose(model, x, proposal, context)
-    rows = 0
-    for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
-        z_block = _draw(q, stop - start, seed, block, part, x.device)
-        if not rows:
-            num_outputs = _count(call(model.decoder, z_block[:1], context=context))
-            rows = max(1, memory_budget // (4 * COPIES * max(num_outputs, x.numel())))
-        for z in z_block.split(rows):
-            terms = weigh(model, x, z, q, context, mask)
-            weights.update(terms.log_weights)
-            rate += _sum(terms.log_proposal - terms.log_prior)
-            distortion -= _sum(terms.log_likelihood)
-            latent_sum = latent_sum + _sum(_vectors(terms))
-    latent_mean = _posterior_mean(q, torch.as_tensor(latent_sum) / num_samples)
-    return Evidence.of(weights, rate / num_samples, distortion / num_samples, latent_mean)
-
-
-def _importance_of_own(
-    model: LatentVariableModel,
-    x: Tensor,
-    num_samples: int,
-    context: Tensor | None,
-    mask: Tensor | None,
-    seed: int,
-    block: int,
-) -> Evidence:
-    """Does the same for a model that brings its own log-weights, whose latents nobody sees."""
-    weights = LogMeanAccumulator.empty(len(x), x.device)
-    for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
-        with keyed_rng(seed, "evidence", block, part, device=x.device):
-            weights.update(log_weights(model, x, stop - start, None, context, mask))
-    unknown = torch.full((len(x),), math.nan, dtype=torch.float64, device=x.device)
-    return Evidence.of(weights, unknown, unknown, unknown.new_empty(len(x), 0))
-
-
-def _draw(q: Distribution, num_samples: int, seed: int, block: int, part: int, device: torch.device) -> Tensor:
-    with keyed_rng(seed, "evidence", block, part, device=device):
-        return q.sample((num_samples,))
-
-
-def _count(p: Distribution) -> int:
-    """Returns how many numbers a distribution holds: a mixture has many for each value."""
-    held = {id(value): value for value in vars(p).values()}.values()
-    return sum(
-        value.numel() if isinstance(value, Tensor) else _count(value) if isinstance(value, Distribution) else 0
-        for value in held
-    )
-
-
-def _sum(term: Tensor) -> Tensor:
-    return term.double().sum(0)
-
-
-def _vectors(terms: Terms) -> Tensor:
-    """Returns the latents with shape (S, B, L), or (S, B, 0) where they are not real."""
-    z = terms.z.flatten(2) if terms.z.dim() > 2 else terms.z.unsqueeze(-1)
-    return z if z.is_floating_point() else z.new_empty(*z.shape[:2], 0, dtype=torch.float32)
-
-
-def _posterior_mean(q: Distribution, sample_mean: Tensor) -> Tensor:
-    """Returns the mean of q, with shape (B, L), or the mean of the draws where q does not know its own."""
-    try:
-        mean = q.mean
-    except NotImplementedError:
-        return sample_mean
-    return mean.double().reshape(sample_mean.shape) if mean.is_floating_point() else sample_mean
+    return tally(data, q, num_samples).evidence(q, "given", num_samples)

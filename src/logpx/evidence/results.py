@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..montecarlo import LogMeanAccumulator
 
-# How an estimate was made: by draws from one of the proposals or a given one, by annealing, by the model's own weights, or exactly.
+# How an estimate was made: by draws from a proposal, by annealing, by the model's own weights, or exactly.
 METHODS = (
     "encoder",
     "prior",

@@ -1,6 +1,7 @@
 """Expectation maximization: it climbs, it meets its oracles, and it says what it had to mend."""
 
 import copy
+import functools
 import itertools
 import math
 import warnings
@@ -19,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as GaussianOracle
 
 from logpx import FactorAnalysis, LogpxError
-from logpx.em import EMModel, fit_em
+from logpx.em import EMModel, Iteration, fit_em
 from logpx.em.climb import MAX_RESEEDS
 from logpx.em.passes import ROWS, Passes
 from logpx.exact import BernoulliMixture, GaussianMixture, ProbabilisticPCA
@@ -499,6 +500,53 @@ def test_a_bar_is_shown_when_it_is_asked_for(capsys):
     assert shown.out == "" and "em" in shown.err and "log p(x)" in shown.err
     fit_em(GaussianMixture.blank(3, 2), clusters(), max_iterations=3)
     assert capsys.readouterr().err == ""
+
+
+# ---------------------------------------------------------------- a fit that was told to end goes on
+
+
+def ends_at(rows, num, row):
+    rows.append(row)
+    return len(rows) == num
+
+
+@each_model
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_a_fit_that_goes_on_reaches_the_result_of_one_that_was_left_alone(blank, x, batch_size, tmp_path):
+    options = {"batch_size": batch_size, "restarts": 2, "restart_iterations": 3, "max_iterations": 8, "tolerance": 0}
+    whole = fit_em(blank(), x, **options)
+    state = None
+    for ends_after in (1, 2, 1, 3, 99):
+        rows = []
+        each = functools.partial(ends_at, rows, ends_after)
+        fit = fit_em(blank(), x, state=state, each=each, **options)
+        assert fit.was_told_to_end == (len(rows) == ends_after)
+        torch.save(fit.state, tmp_path / "state.pt")
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert fit.history == whole.history
+    assert same_parameters(fit.model, whole.model, rtol=0, atol=0)
+
+
+def test_a_fit_that_goes_on_remembers_what_was_mended():
+    x = clusters(6, num_dims=8)
+    options = {"restarts": 1, "max_iterations": 12, "tolerance": 0}
+    whole = fit_em(GaussianMixture.blank(9, 8), x, **options)
+    part = fit_em(GaussianMixture.blank(9, 8), x, each=lambda row: row.iteration == 4, **options)
+    fit = fit_em(GaussianMixture.blank(9, 8), x, state=part.state, **options)
+    assert whole.events and fit.events == whole.events and fit.history == whole.history
+
+
+def test_an_ended_fit_goes_on_where_its_choice_is_made_already():
+    """Where the start that was chosen falls behind another by a mend, it is still the one that goes on."""
+    x = clusters(num_dims=3)
+    options = {"restarts": 3, "restart_iterations": 2, "tolerance": 0, "seed": 2}
+    part = fit_em(GaussianMixture.blank(6, 3), x, max_iterations=4, **options)
+    chosen = [len(climb["history"]) for climb in part.state["climbs"]]
+    lowered = copy.deepcopy(part.state)
+    climb = lowered["climbs"][chosen.index(4)]
+    climb["history"][-1] = Iteration(*climb["history"][-1])._replace(penalized=-1e9, segment=9)
+    fit = fit_em(GaussianMixture.blank(6, 3), x, max_iterations=6, state=lowered, **options)
+    assert [len(climb["history"]) for climb in fit.state["climbs"]] == [6 if n == 4 else 2 for n in chosen]
 
 
 # ---------------------------------------------------------------- what goes wrong is mended and reported

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+EM = README.parent / "docs" / "em.md"
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["five steps", "your own model"])
@@ -31,6 +32,14 @@ def test_the_monte_carlo_of_the_readme_runs_and_is_right():
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "trust the interval alone" in done.stdout
+
+
+def test_the_code_of_the_guide_to_em_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", EM.read_text(), flags=re.DOTALL)
+    code += "\nassert log_p.shape == (500,) and not online.converged\n"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "BernoulliMixture after 19 iterations" in done.stdout
 
 
 def test_the_project_of_the_readme_is_simulated(tmp_path):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -25,7 +25,6 @@ from . import objectives
 from .checkpoint import WeightAverage, restore, save, save_epoch
 from .data import Batch, DataSet, Split, load_data
 from .data.catalogue import CATALOGUE
-from .em import EMModel
 from .interrupt import interruptible
 from .model import as_model, evaluating
 from .progress import track
@@ -36,7 +35,6 @@ from .utils import LogpxError, choose_device, generator, keyed_rng
 from .weights import build_model
 
 VALIDATION_BATCH = 500
-REHEARSED = 16
 
 
 def fit(
@@ -342,10 +340,9 @@ def _rehearse(model: nn.Module, settings: Settings, data: DataSet, train: Split)
 
 
 def _rehearse_em(model: nn.Module, settings: Settings, data: DataSet, train: Split) -> None:
-    """Takes the E-step for a few data, for the same reason."""
+    """Refuses likewise what EM cannot do; its steps suit all data of the model's kind."""
     _require_data(data, {"train"})
     choose_device(settings.device)
-    cast(EMModel, model).statistics(train.batch(torch.arange(min(len(train), REHEARSED))).x)
 
 
 def _require_data(data: DataSet, parts: set[str]) -> None:

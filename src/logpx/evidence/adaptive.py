@@ -1,8 +1,8 @@
 r"""Adaptive effort: samples go where the weights vary, and a better proposal where more samples would not help.
 
-Every datum begins with the encoder. Where its weights vary too much, a proposal with curvature is fitted, and where that
-leaves too large an error or too heavy a tail, annealing follows. In each stage pilot draws say how many samples an error
-of :math:`\epsilon` nats needs,
+Every datum begins with the encoder. Where its weights vary too much, a proposal with curvature is fitted, and where
+that leaves too large an error or too heavy a tail, annealing follows. In each stage pilot draws say how many samples an
+error of :math:`\epsilon` nats needs,
 
 .. math:: S = \frac{1}{\epsilon^2} \left( \frac{S_0}{\mathrm{ESS}_0} - 1 \right),
 

@@ -1,6 +1,6 @@
 r"""Annealed importance sampling of log p(x), forward and reverse.
 
-Between an initial distribution q and log p(x, z) lie :math:`\log f_\beta = (1 - \beta) \log q + \beta \log p(x, \cdot)` at
+Between an initial distribution q and log p(x, z) lie :math:`\log f_\beta = (1 - \beta) \log q + \beta \log p(x, z)` at
 inverse temperatures :math:`0 = \beta_0 < \dots < \beta_T = 1`. A chain starts at :math:`z_0 \sim q`, a transition that
 leaves :math:`f_{\beta_t}` invariant leads from :math:`z_{t-1}` to :math:`z_t`, and
 
@@ -8,8 +8,8 @@ leaves :math:`f_{\beta_t}` invariant leads from :math:`z_{t-1}` to :math:`z_t`, 
           \mathbb{E}[w] = p(x).
 
 Run backwards from an exact posterior sample :math:`z_{T-1} \sim p(z | x)`, the same sum has
-:math:`\mathbb{E}[1 / w] = 1 / p(x)`. Schedule and step sizes are found on pilot chains and then frozen: a chain that looked
-for its own step size would not leave anything invariant.
+:math:`\mathbb{E}[1 / w] = 1 / p(x)`. Schedule and step sizes are found on pilot chains and then frozen: a chain that
+looked for its own step size would not leave anything invariant.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def sigmoid_schedule(num_steps: int, batch_size: int = 1, step_size: float = FIR
 def tune(path: Path, num_steps: int, *, seed: int = 0, key: tuple[int | str, ...] = ()) -> Schedule:
     r"""Finds a schedule of constant conditional effective sample size, and step sizes, on pilot chains.
 
-    The conditional ESS of a small step is :math:`1 / (1 + (\Delta\beta)^2 \mathrm{Var}_\beta[\log p - \log q])`: so steps
-    are laid out at equal parts of :math:`\int \mathrm{sd}_\beta \, d\beta`, for each datum.
+    The conditional ESS of a small step is :math:`1 / (1 + (\Delta\beta)^2 \mathrm{Var}_\beta[\log p - \log q])`: so
+    steps are laid out at equal parts of :math:`\int \mathrm{sd}_\beta \, d\beta`, for each datum.
 
     References:
         Toward Automatic Model Comparison: An Adaptive Sequential Monte Carlo Approach (Zhou, Johansen and Aston, 2016).

@@ -87,5 +87,7 @@ class Elliptical(Distribution):
             ValueError: If the batch shape is another.
         """
         if torch.Size(batch_shape) != self.batch_shape:
-            raise ValueError(f"The batch shape is {tuple(self.batch_shape)} and stays so: {tuple(batch_shape)} is another.")
+            raise ValueError(
+                f"The batch shape is {tuple(self.batch_shape)} and stays so: {tuple(batch_shape)} is another."
+            )
         return self

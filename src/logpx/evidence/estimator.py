@@ -29,8 +29,8 @@ class Estimator:
     """How log p(x) is estimated.
 
     Arguments:
-        name: "auto", which adapts its effort to each datum; "importance", with a fixed number of draws; "annealed", with
-            chains; or "exact", for a model with a method `log_evidence(x)`.
+        name: "auto", which adapts its effort to each datum; "importance", with a fixed number of draws; "annealed",
+            with chains; or "exact", for a model with a method `log_evidence(x)`.
         proposal: What importance sampling draws from, or where chains start: a key of PROPOSALS.
         num_samples: The number of draws, or chains, per datum; of "auto", the largest per proposal.
         target_error: The standard error that "auto" aims at, in nats per datum.

@@ -1,9 +1,11 @@
 r"""Hamiltonian transitions on the path between a proposal and log p(x, z), for many chains at once.
 
-For :math:`\log f_\beta(z) = (1 - \beta) \log q(z) + \beta \log p(x, z)` and a momentum :math:`v \sim \mathcal{N}(0, I)` in
-coordinates in which the precision :math:`\Lambda` is I, with :math:`\Lambda^{-1} = C C^\top`, leapfrog steps
+For :math:`\log f_\beta(z) = (1 - \beta) \log q(z) + \beta \log p(x, z)` and a momentum
+:math:`v \sim \mathcal{N}(0, I)` in coordinates in which the precision :math:`\Lambda` is I, with
+:math:`\Lambda^{-1} = C C^\top`, leapfrog steps
 
-.. math:: v \leftarrow v + \tfrac{\epsilon}{2} C^\top \nabla \log f_\beta(z), \quad z \leftarrow z + \epsilon\, C v, \quad
+.. math:: v \leftarrow v + \tfrac{\epsilon}{2} C^\top \nabla \log f_\beta(z), \quad
+          z \leftarrow z + \epsilon\, C v, \quad
           v \leftarrow v + \tfrac{\epsilon}{2} C^\top \nabla \log f_\beta(z)
 
 and a Metropolis test leave :math:`f_\beta` invariant.
@@ -91,9 +93,7 @@ class Path:
         return State(z.detach(), log_q.detach().to(z.dtype), log_p.detach(), grad_q, grad_p)
 
 
-def transition(
-    path: Path, state: State, beta: Tensor, step_size: Tensor, num_leapfrog: int
-) -> tuple[State, Tensor]:
+def transition(path: Path, state: State, beta: Tensor, step_size: Tensor, num_leapfrog: int) -> tuple[State, Tensor]:
     r"""Moves every chain once; costs `num_leapfrog` gradients.
 
     References:

@@ -65,8 +65,8 @@ class ProposalMixture(Distribution):
 def defensive_mixture(q: Distribution, encoder: Distribution, prior: Distribution) -> ProposalMixture:
     r"""Mixes some of the encoder and of the prior into a proposal.
 
-    Weights are then at most :math:`p(x | z) / \alpha_{\mathrm{prior}}`, and so bounded wherever the likelihood is, and a
-    part of the posterior that the fit lost but the encoder knows is not lost.
+    Weights are then at most :math:`p(x | z) / \alpha_{\mathrm{prior}}`, and so bounded wherever the likelihood is, and
+    a part of the posterior that the fit lost but the encoder knows is not lost.
 
     References:
         Weighted average importance sampling and defensive mixture distributions (Hesterberg, 1995).

@@ -11,7 +11,15 @@ and A to any power is as cheap.
 
 from __future__ import annotations
 
-__all__ = ["MAX_DENSE", "DensePrecision", "LowRankPrecision", "Precision", "diagonal_precision", "mean_covariance", "mixed"]
+__all__ = [
+    "MAX_DENSE",
+    "DensePrecision",
+    "LowRankPrecision",
+    "Precision",
+    "diagonal_precision",
+    "mean_covariance",
+    "mixed",
+]
 
 import dataclasses
 import math

@@ -1,7 +1,8 @@
 r"""The refined proposal: the datum's own mean and scales, optimised from the encoder's.
 
 The encoder amortises: its q serves all data and fits none as well as it could. A few hundred steps of Adam on
-:math:`\mathbb{E}_q[\log p(x, z) - \log q(z)]` of this one datum close that gap for a Gaussian with a diagonal covariance.
+:math:`\mathbb{E}_q[\log p(x, z) - \log q(z)]` of this one datum close that gap for a Gaussian with a diagonal
+covariance.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 __all__ = ["fit_refined"]
 
 import torch
-from torch import Tensor
 
 from ..utils import keyed_rng
 from .block import Block

@@ -297,7 +297,7 @@ def _tails(k: Tensor) -> dict[str, Any]:
 
 def _curve(evidence: Evidence) -> dict[str, list[float]]:
     return {
-        "num_samples": (evidence.curve_samples[:, 0] if evidence.curve_samples.dim() > 1 else evidence.curve_samples).tolist(),
+        "num_samples": evidence.curve_samples.mean(1).tolist(),
         "mean": evidence.curve.mean(1).tolist(),
         "error": [row.square().sum().sqrt().item() / len(row) for row in evidence.curve_error],
     }

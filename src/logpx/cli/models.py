@@ -310,7 +310,7 @@ def _add_output(parser: ArgumentParser, name: str) -> None:
 
 
 COMMANDS = {
-    "fit": Command(_fit, _add_fit, "fit a variational autoencoder, a mixture or a linear model to data", "DATA"),
+    "fit": Command(_fit, _add_fit, "fit a variational autoencoder, or a mixture by EM, to data", "DATA"),
     "evaluate": Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
     "sample": Command(_sample, _add_sample, "draw new data from the model"),
     "reconstruct": Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),

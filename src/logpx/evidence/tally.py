@@ -51,6 +51,21 @@ class Tally:
         latent = _sum(_vectors(terms))
         self.latent = latent if self.latent is None else self.latent + latent
 
+    def take(self, rows: Tensor) -> Tally:
+        """Returns the sums of some of the data.
+
+        Arguments:
+            rows: Which data, with shape (R,).
+        """
+        latent = None if self.latent is None else self.latent[rows]
+        return Tally(self.weights.take(rows), self.rate[rows], self.distortion[rows], latent)
+
+    def merged(self, other: Tally) -> Tally:
+        """Returns the sums over the draws of both."""
+        weights = self.weights.merged(other.weights)
+        latent = torch.as_tensor(self.latent) + torch.as_tensor(other.latent)
+        return Tally(weights, self.rate + other.rate, self.distortion + other.distortion, latent)
+
     @property
     def num_samples(self) -> int:
         """The number S of draws per datum."""

@@ -23,6 +23,7 @@ from ..data import Split
 from ..exact import Mixture
 from ..model import LatentVariableModel
 from ..run import Run
+from ..settings import SETTINGS_OF
 from ..utils import spread
 from . import levels
 from ._common import as_float, inline, number, png, render, write
@@ -218,7 +219,7 @@ def _render(run: Run, record: Mapping[str, Any], **shown: Any) -> str:
         quantity=_quantity(record),
         **shown,
         config=run.config,
-        settings=dict(_flat(run.config)),
+        settings=dict(_flat(_own(run.config))),
         provenance=dict(_flat(_provenance(record))),
     )
 
@@ -238,6 +239,17 @@ def _em(metrics: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[st
     last = {name: column[-1] for name, column in metrics.items()}
     num_starts = len(np.unique(metrics["start"]))
     return {**last, "num_starts": num_starts, "converged": last["gain"] < config["em"]["tolerance"]}
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that the run's model has."""
+    model = config.get("model", {})
+    own = SETTINGS_OF.get(model.get("model"))
+    strange = ("em",) if own is None else ("objective", "train")
+    of_others = {name for names in SETTINGS_OF.values() for name in names} - {"latent_dim"}
+    kept = {name: value for name, value in model.items() if (name not in of_others if own is None else name in own)}
+    named = {"model": {"model": model["model"], **kept} if "model" in model else kept} if model else {}
+    return {name: value for name, value in config.items() if name not in strange} | named
 
 
 def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -114,7 +114,7 @@ def evaluate(
         proposal: What importance sampling draws from, or where chains start: encoder (the default), prior, widened,
             refined, laplace, curvature or defensive.
         num_samples: The number of draws per datum, by default 5000; of chains, by default 32; of "auto" the largest
-            number per proposal, by default 3000.
+            number per proposal, by default 3500.
         target_error: The standard error that "auto" aims at, in nats per datum.
         num_temperatures: The number of steps of "annealed".
         limit: Evaluate the first data only; by default all.

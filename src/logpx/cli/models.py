@@ -245,7 +245,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
         help="what importance draws from, or where annealed starts; by default the encoder",
     )
     parser.add_argument(
-        "--num-samples", type=int, help="draws (5000) or chains (32) per datum; of auto, the most per proposal (3000)"
+        "--num-samples", type=int, help="draws (5000) or chains (32) per datum; of auto, the most per proposal (3500)"
     )
     parser.add_argument(
         "--target-error", type=float, default=0.05, help="standard error that auto aims at, in nats per datum"

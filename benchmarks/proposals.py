@@ -40,7 +40,9 @@ def main() -> None:
     blocks = [split.batch(index[start:stop]).x for start, stop in chunks(len(index), BLOCK)]
     with evaluating(model):
         truth = measure(model, blocks, Estimator("importance", "curvature", options.truth), TRUTH_SEED)
-        print(f"truth: {truth.log_evidence.mean():.4f} nats, error {rms(truth.standard_error):.4f} nats per image (RMS)")
+        print(
+            f"truth: {truth.log_evidence.mean():.4f} nats, error {rms(truth.standard_error):.4f} nats per image (RMS)"
+        )
         chains = Estimator("annealed", "curvature", options.chains, num_temperatures=options.temperatures)
         check = measure(model, blocks, chains, CHECK_SEED)
         difference = (check.log_evidence - truth.log_evidence).mean().item()

@@ -230,7 +230,7 @@ def _relaxation(model: LatentVariableModel, batch: Batch, kind: str, seed: int) 
     """Asks the decoder's distribution whether it is a likelihood of such data."""
     with keyed_rng(seed, "relaxation", device=batch.x.device):
         z = propose(model, batch.x, context=batch.context).sample((1,))
-    return relaxation(call(model.decoder, z, context=batch.context), kind, batch.x)
+        return relaxation(call(model.decoder, z, context=batch.context), kind, batch.x)
 
 
 def _summary(evidence: Evidence, split: Split, relaxed: str | None) -> dict[str, Any]:
@@ -309,6 +309,7 @@ def _describe(split: Split) -> dict[str, Any]:
         "split": split.name,
         "num_data": len(split),
         "kind": split.kind,
+        "levels": split.levels,
         "event_shape": list(split.event_shape),
         "binarization": split.binarization,
         "seed": split.seed,

@@ -34,7 +34,7 @@ def _fit(options: Namespace) -> None:
         return
     from ..train import fit
 
-    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite)
+    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite, **given)
     _fitted(run)
 
 
@@ -127,12 +127,13 @@ def _reconstruct(options: Namespace) -> None:
     index = spread(len(split), options.num)
     x = split.batch(index).x
     y = generate.reconstruct(run.load_model(), x, seed=options.seed, mean=not options.draw)
+    below = "draws from p(x | z)" if options.draw else "their reconstructions"
     _write_pictures(
         options,
         run,
         "reconstructions.png",
         y.numpy(),
-        lambda: plots.paired_grid(x.numpy(), y.numpy()),
+        lambda: plots.paired_grid(x.numpy(), y.numpy(), title=f"Data, and below them {below}."),
         originals=x.numpy(),
         index=index.numpy(),
     )
@@ -236,8 +237,8 @@ def _add_evaluate(parser: ArgumentParser) -> None:
         "--estimator",
         type=Literal["auto", "importance", "annealed", "exact"],
         default="auto",
-        help="auto (exact where the model allows, else an effort that adapts to each datum), importance (a fixed number "
-        "of draws), annealed (chains), or exact",
+        help="auto (exact where the model allows, else an effort that adapts to each datum), importance (a fixed "
+        "number of draws), annealed (chains), or exact",
     )
     parser.add_argument(
         "--proposal",

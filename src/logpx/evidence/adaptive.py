@@ -65,7 +65,9 @@ def adaptive(block: Block, *, target_error: float = 0.05, num_samples: int = 350
     result, wanted = pilot.evidence(q, "encoder", 1 + PILOT), effort.wanted(pilot.weights)
     if not pilot.has_real_latents:
         # there is nothing to differentiate, so the encoder must do
-        return result.put(torch.arange(len(block), device=wanted.device), _spend(block, None, wanted, "encoder", effort))
+        return result.put(
+            torch.arange(len(block), device=wanted.device), _spend(block, None, wanted, "encoder", effort)
+        )
     serves = (pilot.weights.pareto_k() < RELIABLE_K) & (wanted <= ENCODER_DRAWS)
     rows = _where(serves)
     if len(rows):
@@ -85,7 +87,10 @@ class _Effort:
         if not self.target_error > 0:
             raise ValueError(f"target_error must be positive, but is {self.target_error}: 0.05 nats is customary.")
         if self.num_samples < LEAST:
-            raise ValueError(f"num_samples must be at least {LEAST} for an adaptive effort, but is {self.num_samples}.")
+            raise ValueError(
+                f"num_samples of estimator auto must be at least {LEAST}, but is {self.num_samples}: draw "
+                "more, or choose estimator importance."
+            )
 
     def wanted(self, weights: LogMeanAccumulator) -> Tensor:
         """Returns the numbers of draws by which the target would be met, in steps and up to the largest."""
@@ -121,7 +126,7 @@ def _fitted(block: Block) -> tuple[Fit, str]:
 
 
 def _spend(block: Block, q: Distribution | None, wanted: Tensor, method: str, effort: _Effort) -> Evidence:
-    """Draws as often for each datum as is wanted, from the encoder if no q is given; the same number for many at once."""
+    """Draws as often for each datum as is wanted, from the encoder if no q is given, for many data at once."""
     groups = [_where(wanted == size) for size in wanted.unique()]
     parts = []
     for rows in groups:

@@ -1,8 +1,8 @@
 r"""Bidirectional Monte Carlo: log p(x) of simulated data between two bounds.
 
-Data drawn from the model itself, :math:`z^* \sim p(z)`, :math:`x \sim p(x | z^*)`, come with one exact posterior sample,
-:math:`z^* \sim p(z | x)`. Chains of annealed importance sampling that run forward give :math:`\mathbb{E}[\hat p] = p(x)`, and
-chains that run backward from :math:`z^*` give :math:`\mathbb{E}[\hat r] = 1 / p(x)`, so that by Jensen's inequality
+Data drawn from the model itself, :math:`z^* \sim p(z)`, :math:`x \sim p(x | z^*)`, come with one exact posterior
+sample, :math:`z^* \sim p(z | x)`. Chains of annealed importance sampling that run forward give
+:math:`\mathbb{E}[\hat p] = p(x)`, and chains that run backward from :math:`z^*` give :math:`\mathbb{E}[\hat r] = 1 / p(x)`, so that by Jensen's inequality
 
 .. math:: \mathbb{E}[\log \hat p] \leq \log p(x) \leq \mathbb{E}[-\log \hat r].
 

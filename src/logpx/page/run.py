@@ -83,6 +83,7 @@ def report(
         em=_em(metrics, run.config),
         compared=compared,
         suggested=suggestion(run.path, run.config, split),
+        latent_shape=tuple(model.prior().event_shape),
     )
     write(run.path / "report.html", page.encode())
     return run.path / "report.html"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["flags", "headline", "rows", "tail_sentence", "target_sentence"]
+__all__ = ["bounds_rows", "flags", "headline", "rows", "tail_sentence", "target_sentence"]
 
 import math
 from typing import Any
@@ -72,6 +72,21 @@ def target_sentence(record: dict[str, Any]) -> str:
     """Says which share of the data met the error that was aimed at."""
     missed = record["share_above_target"]
     return f"standard error {record['target_error']:g} nats per datum, missed by {missed:.1%} of the data"
+
+
+def bounds_rows(record: dict[str, Any]) -> list[str]:
+    """Returns the table of a sandwich of bounds, line by line."""
+    about = f"{record['num_data']:,} simulated data, {record['num_chains']} chains each way, from {record['proposal']}"
+    lines = [
+        f"log p(x), nats on average over {about}, seed {record['seed']}",
+        "steps   lower bound   upper bound   width ± its standard error   acceptance   passes per datum",
+    ]
+    lines += [
+        f"{row['num_temperatures']:5}   {row['lower']:11.3f}   {row['upper']:11.3f}   {row['gap']:8.4f} ± "
+        f"{row['gap_error']:.4f} nats{'':9}{row['acceptance']:10.0%}   {row['num_passes']:16,.0f}"
+        for row in record["rows"]
+    ]
+    return lines
 
 
 def _samples(record: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@ r"""Bidirectional Monte Carlo: log p(x) of simulated data between two bounds.
 
 Data drawn from the model itself, :math:`z^* \sim p(z)`, :math:`x \sim p(x | z^*)`, come with one exact posterior
 sample, :math:`z^* \sim p(z | x)`. Chains of annealed importance sampling that run forward give
-:math:`\mathbb{E}[\hat p] = p(x)`, and chains that run backward from :math:`z^*` give :math:`\mathbb{E}[\hat r] = 1 / p(x)`, so that by Jensen's inequality
+:math:`\mathbb{E}[\hat p] = p(x)`, and chains that run backward from :math:`z^*` give
+:math:`\mathbb{E}[\hat r] = 1 / p(x)`, so that by Jensen's inequality
 
 .. math:: \mathbb{E}[\log \hat p] \leq \log p(x) \leq \mathbb{E}[-\log \hat r].
 
@@ -16,6 +17,7 @@ __all__ = ["Sandwich", "sandwich", "simulate"]
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +61,21 @@ class Sandwich:
     def gap(self) -> Tensor:
         """The widths of the sandwich, upper - lower on average over data, in nats, with shape (R,)."""
         return (self.upper - self.lower).mean(1)
+
+    def record(self) -> dict[str, Any]:
+        """Returns the averages over data and how they were made, fit for JSON, in nats."""
+        rows = zip(
+            self.num_temperatures.tolist(),
+            *((column.mean(1).tolist()) for column in (self.lower, self.upper)),
+            self.gap.tolist(),
+            self.gap_error.tolist(),
+            self.num_passes.tolist(),
+            self.acceptance.tolist(),
+            strict=True,
+        )
+        names = ("num_temperatures", "lower", "upper", "gap", "gap_error", "num_passes", "acceptance")
+        about = {"num_data": self.lower.shape[1], "num_chains": self.num_chains, "proposal": self.proposal}
+        return {**about, "seed": self.seed, "rows": [dict(zip(names, row, strict=True)) for row in rows]}
 
     @property
     def gap_error(self) -> Tensor:

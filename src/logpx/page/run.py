@@ -68,7 +68,8 @@ def report(
     versions = levels.versions(model, split, x, seed)
     pictures = _pictures(model, split, x, versions, seed)
     metrics = run.metrics()
-    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split)
+    bounds = run.bounds() or {}
+    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
     images = {name: png(figure) for name, figure in figures.items()}
     for name, image in images.items():
         write(run.path / "figures" / f"{name}.png", image)
@@ -82,6 +83,7 @@ def report(
         events=run.events(),
         em=_em(metrics, run.config),
         compared=compared,
+        bounds=bounds,
         suggested=suggestion(run.path, run.config, split),
         latent_shape=tuple(model.prior().event_shape),
     )
@@ -191,6 +193,14 @@ def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split
     if len(values) and "pareto_k" in scores:
         figures["pareto_k"] = plots.pareto_scatter(values, scores["pareto_k"], quantity=quantity)
     return figures
+
+
+def _bounds(record: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draws the sandwich of log p(x) of simulated data, where there is one."""
+    if not record.get("rows"):
+        return {}
+    columns = ([row[name] for row in record["rows"]] for name in ("num_temperatures", "lower", "upper", "gap_error"))
+    return {"sandwich": plots.bounds_sandwich(*columns)}
 
 
 def _extremes(scores: Mapping[str, np.ndarray], split: Split, quantity: str) -> Figure:

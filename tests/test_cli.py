@@ -40,7 +40,19 @@ OPTIONS = {
         "--seed",
         "--device",
     ],
-    "evaluate": ["RUN", "--estimator", "--num-samples", "--split", "--limit", "--scores", "--weights", "--seed"],
+    "evaluate": [
+        "RUN",
+        "--estimator",
+        "--proposal",
+        "--target-error",
+        "--num-temperatures",
+        "--num-samples",
+        "--split",
+        "--limit",
+        "--scores",
+        "--weights",
+        "--seed",
+    ],
     "sample": ["RUN", "--num", "--draw", "--output", "--seed", "--data-root"],
     "reconstruct": ["RUN", "--num", "--split", "--draw", "--output", "--seed", "--data-root"],
     "encode": ["RUN [DATA]", "--output", "--data-root"],
@@ -97,7 +109,20 @@ def test_a_fit_and_an_evaluation_as_processes_are_quiet_and_print_the_number(tmp
     fit = run_command("fit", "digits", *TINY_WORDS, "--out", run)
     assert (fit.returncode, fit.stderr) == (0, "")
     assert f"Next: logpx evaluate {run}" in fit.stdout
-    done = run_command("evaluate", run, "--num-samples", "100", "--limit", "40", "--scores", scores, "--seed", "3")
+    done = run_command(
+        "evaluate",
+        run,
+        "--estimator",
+        "importance",
+        "--num-samples",
+        "100",
+        "--limit",
+        "40",
+        "--scores",
+        scores,
+        "--seed",
+        "3",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads((run / "evaluation.json").read_text())
     assert (record["num_samples"], record["seed"], record["data"]["num_data"]) == (100, 3, 40)
@@ -137,7 +162,20 @@ def test_the_default_run_folder_is_named_after_the_data(
 def test_the_prior_estimator_and_the_last_weights_can_be_asked_for(
     run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--estimator", "prior", "--weights", "last", "--split", "valid", "--limit", "20", "--num-samples", "50"]
+    words = [
+        "--estimator",
+        "importance",
+        "--proposal",
+        "prior",
+        "--weights",
+        "last",
+        "--split",
+        "valid",
+        "--limit",
+        "20",
+        "--num-samples",
+        "50",
+    ]
     assert "prior, proposal prior" in called(capsys, "evaluate", run_copy, *words)
     record = Run.open(run_copy).evaluation()
     assert record is not None
@@ -280,7 +318,7 @@ def test_real_data_get_a_gaussian_and_the_whole_road(tmp_path: Path, capsys: pyt
     np.save(tmp_path / "reals.npy", 3 + normal(200, 4).numpy())
     run = tmp_path / "run"
     called(capsys, "fit", tmp_path / "reals.npy", *TINY_WORDS, "--out", run)
-    text = called(capsys, "evaluate", run, "--num-samples", "50")
+    text = called(capsys, "evaluate", run, "--estimator", "importance", "--num-samples", "50")
     assert "bits/dim" in text
     assert "Not a log-probability" not in text
     record = Run.open(run).evaluation()
@@ -296,13 +334,15 @@ def test_a_folder_of_images_is_fitted_when_binarized(tmp_path: Path, capsys: pyt
     images(tmp_path / "pictures")
     run = tmp_path / "run"
     called(capsys, "fit", tmp_path / "pictures", "--binarization", "dynamic", *TINY_WORDS, "--out", run)
-    assert "pictures, test, 3 data, binarization dynamic" in called(capsys, "evaluate", run, "--num-samples", "30")
+    assert "pictures, test, 3 data, binarization dynamic" in called(
+        capsys, "evaluate", run, "--estimator", "importance", "--num-samples", "30"
+    )
 
 
 def test_grey_images_have_a_probability_of_their_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images(tmp_path / "pictures")
     called(capsys, "fit", tmp_path / "pictures", *TINY_WORDS, "--out", tmp_path / "run")
-    text = called(capsys, "evaluate", tmp_path / "run", "--num-samples", "30")
+    text = called(capsys, "evaluate", tmp_path / "run", "--estimator", "importance", "--num-samples", "30")
     assert "pictures, test, 3 data, binarization none" in text
     assert "bits/dim" in text and "not a log-probability" not in text
 
@@ -324,7 +364,9 @@ def test_a_relaxed_likelihood_is_never_printed_as_log_p_x(tmp_path: Path, capsys
     run = tmp_path / "run"
     words = ["--likelihood", "relaxed-bernoulli", "--binarization", "none"]
     called(capsys, "fit", "digits", *TINY_WORDS, *words, "--out", run)
-    text = called(capsys, "evaluate", run, "--num-samples", "30") + called(capsys, "report", run)
+    text = called(capsys, "evaluate", run, "--estimator", "importance", "--num-samples", "30") + called(
+        capsys, "report", run
+    )
     assert "ot a log-probability of the data" in text
     assert "relaxed score" in text
     assert "bits" not in text
@@ -406,7 +448,11 @@ def test_an_error_is_exit_code_1_and_one_line(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize(
-    "words", [["fit", "digits", *TINY_WORDS, "--overwrite", "--out"], ["evaluate", "--num-samples", "3"]]
+    "words",
+    [
+        ["fit", "digits", *TINY_WORDS, "--overwrite", "--out"],
+        ["evaluate", "--estimator", "importance", "--num-samples", "3"],
+    ],
 )
 def test_a_device_that_is_not_there_is_an_error_in_one_line_that_costs_nothing(
     run_copy: Path, capsys: pytest.CaptureFixture[str], words: list[str]

@@ -248,7 +248,7 @@ def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
         ({"model": {"log_scale_bound": -1.0}}, ["log_scale_bound must be", "-1.0"]),
         ({"model": {"log_scale_bound": 0.0}}, ["log_scale_bound must be", "0.0"]),
         ({"model": {"log_scale_bound": 50.0}}, ["log_scale_bound must be", "50.0"]),
-        ({"model": {"model": "mixture"}}, ["model.model", "bernoulli-mixture", "value: mixture"]),
+        ({"model": {"model": "mixture"}}, ["model.model", "bernoulli-mixture", "but is mixture"]),
         ({"model": {"components": 0}}, ["components must be at least 1", "0"]),
         ({"model": {"covariance": "round"}}, ["model.covariance", "diagonal", "round"]),
         ({"model": {"pseudo_count": -1.0}}, ["pseudo_count must be at least 0", "-1.0"]),

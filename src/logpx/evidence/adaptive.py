@@ -15,6 +15,8 @@ __all__ = ["adaptive"]
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from .block import Block
 from .curvature import fit_curvature
 from .fisher import knows_fisher
 from .fit import Fit, take
+from .mixture import defensive_mixture
 from .refined import fit_refined
 from .results import Evidence
 from .tally import tally
@@ -42,6 +45,9 @@ PATIENCE = 2.0
 # A pilot sees few of the large weights, so that it asks for too little.
 MARGIN = 1.5
 CHAINS, TEMPERATURES = 32, 30
+
+# What some of a block's data are drawn from; the rows are their places in the block that was fitted.
+Propose: TypeAlias = Callable[[Block, Tensor], Distribution]
 
 
 @torch.no_grad()
@@ -63,16 +69,14 @@ def adaptive(block: Block, *, target_error: float = 0.05, num_samples: int = 350
     q = block.encoder()
     pilot = tally(block, q, PILOT, "encoder", "pilot")
     result, wanted = pilot.evidence(q, "encoder", 1 + PILOT), effort.wanted(pilot.weights)
+    serves = (pilot.weights.pareto_k() < RELIABLE_K) & (wanted <= ENCODER_DRAWS)
     if not pilot.has_real_latents:
         # there is nothing to differentiate, so the encoder must do
-        return result.put(
-            torch.arange(len(block), device=wanted.device), _spend(block, None, wanted, "encoder", effort)
-        )
-    serves = (pilot.weights.pareto_k() < RELIABLE_K) & (wanted <= ENCODER_DRAWS)
+        serves = torch.ones_like(serves)
     rows = _where(serves)
     if len(rows):
-        result = result.put(rows, _spend(block.take(rows), None, wanted[rows], "encoder", effort))
-    rows = _where(~serves | effort.is_poor(result))
+        result = result.put(rows, _spend(block.take(rows), _encoder, wanted[rows], "encoder", effort))
+    rows = _where(~serves | effort.is_poor(result)) if pilot.has_real_latents else rows[:0]
     return _escalate(block.take(rows), rows, result, effort) if len(rows) else result
 
 
@@ -108,8 +112,13 @@ class _Effort:
 def _escalate(block: Block, rows: Tensor, result: Evidence, effort: _Effort) -> Evidence:
     """Fits a proposal to each of the data, and anneals from it where that is not enough."""
     fit, name = _fitted(block)
-    pilot = tally(block, fit.q, FIT_PILOT, name, "pilot")
-    better = _spend(block, fit.q, effort.wanted(pilot.weights), name, effort)
+
+    def fitted(some: Block, rows: Tensor) -> Distribution:
+        # what the fit lost, the encoder and the prior may know
+        return defensive_mixture(take(fit.q, rows), some.encoder(), some.prior())
+
+    pilot = tally(block, fitted(block, _everything(block)), FIT_PILOT, name, "pilot")
+    better = _spend(block, fitted, effort.wanted(pilot.weights), name, effort)
     better = dataclasses.replace(better, num_passes=better.num_passes + fit.num_passes + FIT_PILOT)
     result = result.put(rows, better)
     poor = _where(effort.is_poor(better))
@@ -125,33 +134,39 @@ def _fitted(block: Block) -> tuple[Fit, str]:
     return fit_refined(block), "refined"
 
 
-def _spend(block: Block, q: Distribution | None, wanted: Tensor, method: str, effort: _Effort) -> Evidence:
-    """Draws as often for each datum as is wanted, from the encoder if no q is given, for many data at once."""
+def _spend(block: Block, propose: Propose, wanted: Tensor, method: str, effort: _Effort) -> Evidence:
+    """Draws as often for each datum as is wanted, the same number for many at once."""
     groups = [_where(wanted == size) for size in wanted.unique()]
-    parts = []
-    for rows in groups:
-        some = block.take(rows)
-        part = some.encoder() if q is None else take(q, rows)
-        parts.append(_topped_up(some, part, int(wanted[rows[0]]), method, effort))
+    parts = [_drawn(block, propose, rows, int(wanted[rows[0]]), method, effort) for rows in groups]
     return Evidence.cat(parts).take(torch.cat(groups).argsort())
 
 
-def _topped_up(block: Block, q: Distribution, size: int, method: str, effort: _Effort) -> Evidence:
-    """Draws so often, and up to the largest number where that turns out to be too little."""
-    sums = tally(block, q, size, method, size)
+def _drawn(block: Block, propose: Propose, rows: Tensor, size: int, method: str, effort: _Effort) -> Evidence:
+    """Draws so often for some of the data, and up to the largest number where that turns out to be too little."""
+    some = block.take(rows)
+    q = propose(some, rows)
+    sums = tally(some, q, size, method, size)
     result = sums.evidence(q, method, size)
     # further draws join the first: to replace those that look bad would favour small weights
-    rows, rest = _where(effort.is_poor(result)), effort.num_samples - size
-    if not len(rows) or rest <= 0:
+    short, rest = _where(effort.is_poor(result)), effort.num_samples - size
+    if not len(short) or rest <= 0:
         return result
-    some = block.take(rows)
-    part = some.encoder() if method == "encoder" else take(q, rows)
-    more = sums.take(rows).merged(tally(some, part, rest, method, size, "more"))
-    return result.put(rows, more.evidence(part, method, rest))
+    few = some.take(short)
+    q = propose(few, rows[short])
+    more = sums.take(short).merged(tally(few, q, rest, method, size, "more"))
+    return result.put(short, more.evidence(q, method, rest))
+
+
+def _encoder(block: Block, rows: Tensor) -> Distribution:
+    return block.encoder()
 
 
 def _annealed(block: Block, q: Distribution) -> Evidence:
     return annealed(block, Fit(q, 0), num_chains=CHAINS, num_temperatures=TEMPERATURES)
+
+
+def _everything(block: Block) -> Tensor:
+    return torch.arange(len(block), device=block.x.device)
 
 
 def _where(chosen: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ def annealed_log_weights(
         The log-weights, in both directions the sum that is given above, and diagnoses of the chains.
     """
     num_steps = len(schedule.betas) - 1
-    state = path.at(z)
+    with keyed_rng(seed, "start", *key, int(reverse), device=z.device):
+        state = path.at(z)
     log_w = torch.zeros_like(state.log_p, dtype=torch.float64)
     acceptance, spread = [], []
     for t in range(num_steps, 0, -1) if reverse else range(1, num_steps + 1):

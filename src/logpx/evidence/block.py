@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..model import LatentVariableModel, Terms, call, log_joint, propose, weigh
+from ..utils import keyed_rng
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Block:
         return p
 
     def encoder(self) -> Distribution:
-        """Returns q(z | x), with batch shape (B,)."""
-        return propose(self.model, self.x, None, self.context)
+        """Returns q(z | x), with batch shape (B,); an encoder that draws at random always draws the same."""
+        with keyed_rng(self.seed, "encoder", self.number, device=self.x.device):
+            return propose(self.model, self.x, None, self.context)
 
     def decoder(self, z: Tensor) -> Distribution:
         """Returns p(x | z), with batch shape (S, B)."""

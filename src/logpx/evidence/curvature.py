@@ -73,7 +73,7 @@ def fit_curvature(
                 new, passes = gauss_newton(block, _both_signs(z, num_curvatures))
                 around = mixed(around, new, rho) if seen else new
                 cost, seen = cost + passes, [*seen, new]
-        loc = loc + rho * _newton(block, z, around)
+            loc = loc + rho * _newton(block, z, around)
         cost += 3 * num_gradients
     shape = mean_covariance(seen[len(seen) // 2 :])
     return Fit(ProposalMixture([Elliptical(loc, shape, scale, df) for scale in SCALES], SHARES), cost)
@@ -107,7 +107,7 @@ def fit_laplace(
     for step in range(MODE_STEPS):
         with keyed_rng(block.seed, "laplace", block.number, step, device=loc.device):
             precision, passes = gauss_newton(block, loc.unsqueeze(0))
-        loc = loc + MODE_STEP * _newton(block, loc.unsqueeze(0), precision)
+            loc = loc + MODE_STEP * _newton(block, loc.unsqueeze(0), precision)
         cost += passes + 3
     with keyed_rng(block.seed, "laplace", block.number, MODE_STEPS, device=loc.device):
         precision, passes = gauss_newton(block, loc.unsqueeze(0))

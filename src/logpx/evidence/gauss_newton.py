@@ -15,6 +15,8 @@ from __future__ import annotations
 
 __all__ = ["gauss_newton", "whitened_map"]
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -153,8 +155,17 @@ def _low_rank(operator: _Operator, z: Tensor) -> LowRankPrecision:
 
 def _jvp(g: Map, z: Tensor, v: Tensor) -> Tensor:
     """Returns G v, with shape (T, S, B, K), for directions of shape (T, S, B, L)."""
+    _prepare_forward_mode()
     points = z.repeat(len(v), *[1] * (z.dim() - 1))
     return torch.func.jvp(g, (points,), (v.reshape(points.shape).contiguous(),))[1]
+
+
+@functools.cache
+def _prepare_forward_mode() -> None:
+    """Makes torch load what it needs, which it does with a warning about itself that is none of the user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
 def _vjp(g: Map, z: Tensor, u: Tensor) -> Tensor:

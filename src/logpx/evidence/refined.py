@@ -45,10 +45,9 @@ def fit_refined(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
         for step in range(num_steps):
             with keyed_rng(block.seed, "refined", block.number, step, device=start.device):
-                noise = torch.randn_like(loc)
-            z = (loc + log_scale.exp() * noise).unsqueeze(0)
-            # -E_q[log p(x, z)] - H(q), up to a constant
-            loss = -block.log_joint(z).sum() - log_scale.sum()
+                z = (loc + log_scale.exp() * torch.randn_like(loc)).unsqueeze(0)
+                # -E_q[log p(x, z)] - H(q), up to a constant
+                loss = -block.log_joint(z).sum() - log_scale.sum()
             loc.grad, log_scale.grad = torch.autograd.grad(loss, [loc, log_scale])
             optimizer.step()
             schedule.step()

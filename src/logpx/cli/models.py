@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..data.catalogue import CATALOGUE
 from ..settings import SECTIONS, Settings, known_recipes
 from ._command import Command, UsageError, add_seed
+from ._own import add_own, check_evaluated, evaluate_own
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -88,10 +89,13 @@ def _print_bound(run: Run) -> None:
 
 
 def _evaluate(options: Namespace) -> None:
+    if check_evaluated(options):
+        evaluate_own(options)
+        return
     run = _open(options)
     evaluation = run.evaluate(
         options.split,
-        weights=options.weights,
+        weights=options.weights or "best",
         estimator=options.estimator,
         proposal=options.proposal,
         target_error=options.target_error,
@@ -231,7 +235,9 @@ def _add_setting(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
 
 
 def _add_evaluate(parser: ArgumentParser) -> None:
-    _add_run(parser)
+    parser.add_argument("run", nargs="?", help="a run folder, as made by logpx fit; or --model and --data")
+    _add_data_root(parser)
+    add_own(parser)
     parser.add_argument(
         "--estimator",
         type=Literal["auto", "importance", "annealed", "exact"],
@@ -256,8 +262,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         type=Literal["best", "last"],
-        default="best",
-        help="by validation, or after the last epoch",
+        help="of a run: best by validation, as by default, or last, after the last epoch",
     )
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     parser.add_argument("--scores", help="also write log p(x), error and k-hat of each datum to this CSV file")
@@ -311,7 +316,12 @@ def _add_output(parser: ArgumentParser, name: str) -> None:
 
 COMMANDS = {
     "fit": Command(_fit, _add_fit, "fit a variational autoencoder, a mixture or a linear model to data", "DATA"),
-    "evaluate": Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
+    "evaluate": Command(
+        _evaluate,
+        _add_evaluate,
+        "estimate log p(x) of data, with its errors and a diagnosis",
+        "RUN | --model MODULE:NAME --data DATA",
+    ),
     "sample": Command(_sample, _add_sample, "draw new data from the model"),
     "reconstruct": Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),
     "encode": Command(_encode, _add_encode, "write the posterior means and scales of data to a file", "RUN [DATA]"),

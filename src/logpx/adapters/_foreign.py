@@ -16,23 +16,24 @@ from ..utils import LogpxError
 
 
 def load_library(name: str, extra: str) -> Any:
-    """Imports a library, and leaves the checks of torch's distributions as they were.
+    """Imports a module of a library, and leaves the checks of torch's distributions as they were.
 
     Arguments:
-        name: The name of its package.
+        name: The dotted name of the module.
         extra: The optional extra of logpx that installs it.
 
     Raises:
         LogpxError: If it is not installed.
     """
-    validates = Distribution._validate_args
+    validates, library = Distribution._validate_args, name.split(".")[0]
     try:
+        import_module(library)
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name.split(".")[0]:
+        if error.name != library:
             raise
         raise LogpxError(
-            f"This adapter needs {name.split('.')[0]}, which is not installed: pip install 'logpx[{extra}]'."
+            f"This adapter needs {library}, which is not installed: pip install 'logpx[{extra}]'."
         ) from error
     finally:
         Distribution.set_default_validate_args(validates)

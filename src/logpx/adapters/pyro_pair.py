@@ -154,7 +154,7 @@ def _only(sites: list[Site], what: str) -> Site:
     names = ", ".join(site["name"] for site in sites) or "none"
     if len(sites) != 1:
         raise LogpxError(f"{what}, but has {names}: put them into one, or write the model's three methods yourself.")
-    if sites[0]["mask"] is not None:
+    if sites[0]["mask"] is not None and sites[0]["mask"] is not True:
         raise LogpxError(f"The site {names} is masked by poutine.mask, which is not supported: leave the mask out.")
     return sites[0]
 
@@ -162,7 +162,7 @@ def _only(sites: list[Site], what: str) -> Site:
 def _as_events(site: Site, num: int) -> Distribution:
     """Returns what a site draws from, with batch shape (N,)."""
     p: Distribution = site["fn"]
-    if type(p).__name__ == "Delta":
+    if _is_point(p):
         raise LogpxError(
             f"The site {site['name']} is drawn from a point mass, which has no density: use a guide that draws."
         )
@@ -174,3 +174,9 @@ def _as_events(site: Site, num: int) -> Distribution:
         )
     extra = len(p.batch_shape) - 1
     return Independent(p, extra, validate_args=False) if extra else p
+
+
+def _is_point(p: Distribution) -> bool:
+    while isinstance(p, Independent):
+        p = p.base_dist
+    return isinstance(p, load_library("pyro.distributions", "pyro").Delta)

@@ -35,7 +35,8 @@ def inspect_model(block: Block) -> list[str]:
         block: The first data under the model.
 
     Raises:
-        ValueError: If a term of the log-weights is finite nowhere, or p(x | z) is random or depends on other data.
+        ValueError: If a term of the log-weights is finite nowhere, the encoder's distribution cannot be drawn from, or
+            p(x | z) is random or depends on other data.
     """
     if getattr(block.model, "log_weights", None) is not None:
         with keyed_rng(block.seed, "inspect", device=block.x.device):
@@ -43,15 +44,22 @@ def inspect_model(block: Block) -> list[str]:
         return []
     with keyed_rng(block.seed, "inspect", device=block.x.device):
         q = block.encoder()
-        z = q.sample(torch.Size((NUM_DRAWS,)))
+        z = _drawn(q)
+        # first the proposal, since what it draws would spoil the other terms
+        _check_finite("log q(z)", q.log_prob(z))
         terms = block.weigh(z, q)
-    for name, term in (
-        ("log p(x|z)", terms.log_likelihood),
-        ("log p(z)", terms.log_prior),
-        ("log q(z)", terms.log_proposal),
-    ):
-        _check_finite(name, term)
+    _check_finite("log p(z)", terms.log_prior)
+    _check_finite("log p(x|z)", terms.log_likelihood)
     return [*_of_encoder(block, z), *_of_decoder(block, z)]
+
+
+def _drawn(q: Distribution) -> Tensor:
+    try:
+        return q.sample(torch.Size((NUM_DRAWS,)))
+    except RuntimeError as error:
+        raise ValueError(
+            f"q(z|x) cannot be drawn from ({error}): look for NaN weights, or scales below zero."
+        ) from error
 
 
 def _check_finite(name: str, term: Tensor) -> None:

@@ -347,6 +347,10 @@ def test_a_vae_of_pythae_has_the_log_p_that_pythae_says(pythae: Any, kind: str, 
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(1)
         theirs = model.get_nll(split.batch(torch.arange(30)).x, n_samples=1000, batch_size=500)
+        x = split.batch(torch.arange(30)).x
+        q, own = from_pythae(model).encoder(x), model.encoder(x)
+        torch.testing.assert_close(q.mean, own["embedding"])
+        torch.testing.assert_close(q.stddev.log(), own["log_covariance"] / 2)
     # both have the same Monte Carlo error; four standard errors: a false alarm once in 16,000 seeds
     error = math.sqrt(2) * result.record["log_evidence"]["monte_carlo_error"]
     assert 0 < error < 0.05

@@ -17,7 +17,7 @@ FACADE = {"__init__", "__main__"}
 LEAVES = {"progress", "files", "wording"}
 ROOMS = [
     *("utils", "version", *sorted(LEAVES), "data", "distributions", "likelihoods", "montecarlo", "project"),
-    *("model", "nn", "conditional", "vae", "exact", "em"),
+    *("model", "nn", "conditional", "vae", "adapters", "exact", "em"),
     *(
         "objectives",
         "evidence",
@@ -38,6 +38,7 @@ ONLY: dict[str, set[str]] = {
     "likelihoods": {"utils", "distributions"},
     "montecarlo": {"utils", "progress"},
     "project": {"utils", "version", "progress", "montecarlo"},
+    "adapters": {"utils", "likelihoods"},
     "exact": {"utils", "distributions"},
     "em": {"utils", "progress", "data", "exact"},
     "objectives": {"utils", "model"},

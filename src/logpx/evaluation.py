@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .data import Batch, Split
 from .distributions import relaxation
-from .evidence import METHODS, Block, Estimator, Evidence, has_own_weights
+from .evidence import METHODS, Block, Estimator, Evidence, has_own_weights, inspect_model
 from .files import write_text
 from .model import LatentVariableModel, as_model, call, evaluating, propose
 from .progress import track
@@ -127,7 +127,8 @@ def evaluate(
         The record and the evidence per datum.
 
     Raises:
-        ValueError: If an option is unknown, there are no data, or a term of the model has a wrong shape.
+        ValueError: If an option is unknown, there are no data, or a term of the model has a wrong shape, is finite
+            nowhere in the first block of data, or is random because layers were left in training mode.
     """
     how = _chosen(model, estimator, proposal, num_samples, target_error, num_temperatures)
     if limit is not None and limit < 1:
@@ -138,6 +139,7 @@ def evaluate(
     target = choose_device(device if isinstance(as_model(model), nn.Module) or device != "auto" else "cpu")
     started = time.perf_counter()
     with _placed(model, target), evaluating(model):
+        found = [] if how.name == "exact" else inspect_model(_first_block(model, split.to(target), seed))
         evidence, relaxed = _estimate(model, split, how, seed, target, memory_budget, progress)
     record = {
         "schema": 1,
@@ -159,7 +161,7 @@ def evaluate(
     if how.proposal != "encoder":
         # what another q says of rate and distortion is not what the encoder would say
         record |= dict.fromkeys(("elbo", "rate", "distortion", "active_units", "num_latents"))
-    record["flags"] = flags(record)
+    record["flags"] = [*flags(record), *found]
     return Evaluation(record, evidence)
 
 
@@ -224,6 +226,12 @@ def _effort(evidence: Evidence) -> dict[str, Any]:
         "samples": {"mean": samples.mean().item(), "maximum": samples.max().item()},
         "passes": {"mean": passes.mean().item(), "maximum": passes.max().item()},
     }
+
+
+def _first_block(model: LatentVariableModel, split: Split, seed: int) -> Block:
+    device = split.values.device
+    batch = split.batch(torch.arange(min(DATA_BLOCK, len(split)), device=device), device)
+    return Block(model, batch.x, batch.context, batch.mask, seed)
 
 
 def _relaxation(model: LatentVariableModel, batch: Batch, kind: str, seed: int) -> str | None:

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..data.catalogue import CATALOGUE
 from ..settings import SECTIONS, Settings, known_recipes
 from ._command import Command, UsageError, add_seed
+from ._own import add_own, check_evaluated, evaluate_own
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -88,10 +89,13 @@ def _print_bound(run: Run) -> None:
 
 
 def _evaluate(options: Namespace) -> None:
+    if check_evaluated(options):
+        evaluate_own(options)
+        return
     run = _open(options)
     evaluation = run.evaluate(
         options.split,
-        weights=options.weights,
+        weights=options.weights or "best",
         estimator=options.estimator,
         proposal=options.proposal,
         target_error=options.target_error,
@@ -252,7 +256,9 @@ PROPOSAL = Literal["encoder", "prior", "widened", "refined", "laplace", "curvatu
 
 
 def _add_evaluate(parser: ArgumentParser) -> None:
-    _add_run(parser)
+    parser.add_argument("run", nargs="?", help="a run folder, as made by logpx fit; or --model and --data")
+    _add_data_root(parser)
+    add_own(parser)
     parser.add_argument(
         "--estimator",
         type=Literal["auto", "importance", "annealed", "exact"],
@@ -275,6 +281,8 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
     parser.add_argument("--limit", type=int | None, help="the first data only")
     _add_weights(parser)
+    # so that it is seen whether they were asked for
+    parser.set_defaults(weights=None)
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     parser.add_argument("--scores", help="also write log p(x), error and k-hat of each datum to this CSV file")
     add_seed(parser)
@@ -352,7 +360,12 @@ def _add_output(parser: ArgumentParser, name: str) -> None:
 
 COMMANDS = {
     "fit": Command(_fit, _add_fit, "fit a variational autoencoder, or a mixture by EM, to data", "DATA"),
-    "evaluate": Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
+    "evaluate": Command(
+        _evaluate,
+        _add_evaluate,
+        "estimate log p(x) of data, with its errors and a diagnosis",
+        "RUN | --model MODULE:NAME --data DATA",
+    ),
     "sandwich": Command(_sandwich, _add_sandwich, "bound log p(x) of simulated data from both sides"),
     "sample": Command(_sample, _add_sample, "draw new data from the model"),
     "reconstruct": Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),

@@ -14,6 +14,7 @@ __all__ = [
     "fitted_proposal",
     "has_own_weights",
     "importance",
+    "inspect_model",
     "prior_proposal",
     "register_fisher",
     "register_scores",
@@ -24,6 +25,7 @@ __all__ = [
 from .adaptive import adaptive
 from .annealed import annealed
 from .block import Block
+from .checks import inspect_model
 from .estimator import ESTIMATORS, Estimator, has_own_weights
 from .fisher import register_fisher, register_scores
 from .importance import importance

@@ -20,7 +20,9 @@ ROOMS = [
     *(
         "objectives",
         "evidence",
+        "subset",
         "evaluation",
+        "comparison",
         "settings",
         "weights",
         "run",
@@ -41,6 +43,8 @@ ONLY: dict[str, set[str]] = {
     "em": {"utils", "progress", "data", "exact"},
     "objectives": {"utils", "model"},
     "evidence": {"utils", "model", "montecarlo"},
+    "subset": {"utils"},
+    "comparison": {"utils", "montecarlo"},
     "settings": {"data.catalogue"},
     "plots": set(),
 }

@@ -179,7 +179,7 @@ for name in logpx.__all__:
     getattr(logpx, name)
 assert (now := world()) == before, ["import", *(k for k in now if now[k] != before[k])]
 run = logpx.fit("digits", out=sys.argv[1], hidden=(8,), latent_dim=2, epochs=1, prior="maf")
-run.evaluate(num_samples=50, limit=40)
+run.evaluate(estimator="importance", num_samples=50, limit=40)
 logpx.report(run)
 assert (now := world()) == before, ["use", *(k for k in now if now[k] != before[k])]
 """

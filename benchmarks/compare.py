@@ -1,4 +1,4 @@
-"""How often a comparison of two models errs: exact models, 1,000 resampled test sets, with and without Monte Carlo noise.
+"""How often a comparison of two models errs: exact models, 1,000 resampled test sets, with and without sampling noise.
 
 Pairs of factor analysis models, of which each knows its log p(x), and the truth that the data are drawn from:
 
@@ -6,10 +6,10 @@ Pairs of factor analysis models, of which each knows its log p(x), and the truth
 - different: the same with shifts of different lengths, so that the expected log p(x) differs by 0.5 nats and the
   differences have a standard deviation of 5 nats.
 
-Each test set has 1,000 data, drawn afresh. The paired interval should say "no difference shown" of the equal pair in 95%
-of them (93% to 97% is asked for), and find the difference of the other in at least 80%. Rows with draws replace log p(x)
-by an importance-sampling estimate with a proposal of 1.1 times the posterior's scale; that with a small standard deviation
-shows an interval of which both error sources are a good part. Run it with `python benchmarks/compare.py`.
+Each test set has 1,000 data, drawn afresh. The paired interval should say "no difference shown" of the equal pair in
+95% of them (93% to 97% is asked for), and find the difference of the other in at least 80%. Rows with draws replace
+log p(x) by an importance-sampling estimate with a proposal of 1.1 times the posterior's scale; that with a small
+standard deviation shows an interval of which both error sources are a good part. Run it with `python benchmarks/compare.py`.
 """
 
 import math

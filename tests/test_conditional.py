@@ -205,7 +205,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_run_with_maps_is_evaluated(run: Any) -> None:
-    record = run.evaluate(num_samples=30).record
+    record = run.evaluate(estimator="importance", num_samples=30).record
     assert record["relaxed"] is None and 0 < record["bits_per_dim"]["mean"] < 20
     assert record["num_latents"] == 2 * 5 * 4 and 0 <= record["active_units"] <= 40
 

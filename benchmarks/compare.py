@@ -9,7 +9,7 @@ Pairs of factor analysis models, of which each knows its log p(x), and the truth
 Each test set has 1,000 data, drawn afresh. The paired interval should say "no difference shown" of the equal pair in
 95% of them (93% to 97% is asked for), and find the difference of the other in at least 80%. Rows with draws replace
 log p(x) by an importance-sampling estimate with a proposal of 1.1 times the posterior's scale; that with a small
-standard deviation shows an interval of which both error sources are a good part. Run it with `python benchmarks/compare.py`.
+standard deviation shows an interval of which both error sources are a good part. Run `python benchmarks/compare.py`.
 """
 
 import math

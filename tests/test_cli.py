@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, TINY_WORDS, command, contents, normal, run_command
+from matplotlib.figure import Figure
 from PIL import Image
 
 import logpx
+from logpx import plots
 from logpx.cli import COMMANDS, main
 from logpx.run import Run
 
@@ -248,6 +250,28 @@ def test_reconstructions_stand_beside_their_originals(
         assert set(np.unique(content["x"])) == {0.0, 1.0}
 
 
+def test_pictures_of_draws_and_of_means_are_called_so(
+    run_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+
+    def spy(*images: np.ndarray, title: str) -> Figure:
+        titles.append(title)
+        return Figure()
+
+    for name in ("image_grid", "paired_grid"):
+        monkeypatch.setattr(plots, name, spy)
+    for name in ("sample", "reconstruct"):
+        for words in ([], ["--draw"]):
+            called(capsys, name, run_copy, "-n", "2", *words)
+    assert titles == [
+        "2 samples from the model (means of the likelihood).",
+        "2 samples from the model (draws).",
+        "Data, and below them their reconstructions.",
+        "Data, and below them draws from p(x | z).",
+    ]
+
+
 def test_the_codes_of_the_runs_own_data_stand_in_the_order_of_the_source(
     run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,6 +315,7 @@ def test_a_report_is_one_page_that_needs_no_other(run_copy: Path, capsys: pytest
     assert {path.suffix for path in (run_copy / "figures").iterdir()} == {".png"}
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_report_can_be_written_before_an_evaluation(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("evaluation.json", "evaluation.npz"):
         (run_copy / name).unlink()
@@ -350,6 +375,7 @@ def test_a_likelihood_that_is_not_for_the_data_is_refused_with_every_cure(
     assert not (tmp_path / "run").exists(), "nothing half-made"
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_relaxed_likelihood_is_never_printed_as_log_p_x(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     words = ["--likelihood", "relaxed-bernoulli", "--binarization", "none"]
@@ -397,6 +423,7 @@ def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixt
         (["fit", "digits", "--recipe", "digist"], "did you mean 'digits'"),
         (["fit", "digits", "--epochs", "0"], "epochs must be at least 1"),
         (["fit", "digits", "--activation", "sine"], "'sine'"),
+        (["fit", "digits", "--num-mixtures", "3"], "num_mixtures does nothing with likelihood bernoulli"),
         (["fit", "digits", "--config", "absent.yaml"], "absent.yaml"),
         (["fit", "digits", "--out", "precious"], "precious exists and is no run folder"),
         (["fit", "digits", "--out", "RUN"], "RUN holds a run already"),
@@ -459,10 +486,11 @@ def test_a_device_that_is_not_there_is_an_error_in_one_line_that_costs_nothing(
 
 
 def test_a_process_tells_an_error_in_one_line_and_its_traceback_when_asked(tmp_path: Path) -> None:
-    done = run_command("evaluate", tmp_path)
+    words = ["fit", "digits", "--config", tmp_path / "nowhere.yaml"]
+    done = run_command(*words)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "Traceback" not in done.stderr
-    debug = run_command("evaluate", tmp_path, "--debug")
+    debug = run_command(*words, "--debug")
     assert debug.returncode == 1
     assert "Traceback" in debug.stderr
     assert done.stderr.removeprefix("logpx: ") in debug.stderr

@@ -194,7 +194,7 @@ def test_images_of_any_size_have_a_convolutional_vae(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    options = {**TINY_CONV, "latent_channels": 2, "num_mixtures": 2, "epochs": 1, "batch_size": 16}
+    options = {"channels": (4, 8), "latent_channels": 2, "num_mixtures": 2, "epochs": 1, "batch_size": 16}
     return logpx.fit(
         picture_data((3, 9, 7)),
         out=tmp_path_factory.mktemp("maps") / "run",
@@ -224,6 +224,7 @@ def test_a_run_with_maps_encodes_samples_and_reconstructs(run: Any) -> None:
     assert not generate.has_real_latents(model), "latents that are moved one by one are those of a vector"
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_run_with_maps_has_a_report(run: Any) -> None:
     page: Path = logpx.report(run)
     assert "bits/dim" in page.read_text()

@@ -366,7 +366,7 @@ def test_the_colour_sets_are_listed_with_their_sizes_and_how_to_get_them(
     text = " ".join(capsys.readouterr().out.split())
     for sentence in (
         "3x32x32; train 45,000, valid 5,000, test 10,000; recipe resnet-dmol",
-        "3x32x32; train 68,257, valid 5,000, test 26,032; recipe resnet-dmol",
+        "3x32x32; train 68,257, valid 5,000, test 26,032; recipe svhn",
         f"put {ARCHIVE} (or the folder {FOLDER} in it) into {tmp_path / 'cifar10'} svhn",
         f"put train_32x32.mat, test_32x32.mat into {tmp_path / 'svhn'}",
     ):

@@ -4,6 +4,7 @@ from torch.distributions import Categorical, Independent, Normal
 
 from logpx import FactorAnalysis, log_weights
 from logpx.evidence import encoder_proposal, extrapolation, importance, prior_proposal
+from logpx.likelihoods import make_likelihood
 from logpx.utils import keyed_rng, log_mean_exp
 
 
@@ -23,10 +24,11 @@ def make_data(model, n):
 
 @pytest.mark.parametrize("posterior_scale", [1.1, 0.9])
 def test_nominal_95_percent_intervals_cover_the_evidence(posterior_scale):
-    # 2,000 intervals: the share that covers has standard error 0.5%, so 93-97% is 4 of them: false alarm 6e-5
-    model = make_model(posterior_scale)
+    # 2,000 intervals: the share that covers has standard error 0.5%, so 93-97% is 4 of them: false alarm 6e-5.
+    # The weights of a scaled posterior depend on the number of latents alone, so that few dimensions do
+    model = make_model(posterior_scale, num_dims=12)
     x = make_data(model, 2000)
-    evidence = importance(model, x, 5000)
+    evidence = importance(model, x, 2000)
     covers = (evidence.log_evidence - model.log_evidence(x)).abs() < 1.96 * evidence.standard_error
     assert 0.93 < covers.double().mean() < 0.97
     assert (evidence.pareto_k < 0.7).all()
@@ -118,6 +120,62 @@ def test_a_result_is_keyed_by_seed_and_block_and_leaves_the_callers_stream_alone
     a, b, c, d = (importance(model, x, 50, seed=s, block=k).log_evidence for s, k in [(0, 0), (0, 0), (1, 0), (0, 1)])
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
+
+
+class Dequantizing:
+    """A linear model of 3 values in 5 levels whose log p(x | z) is a draw, as is what its encoder and decoder make."""
+
+    def __init__(self, jitter=0.0):
+        self.likelihood, self.jitter = make_likelihood("dequantized-gaussian", (3,), levels=5), jitter
+        self.weight = torch.randn(2, 6, generator=torch.Generator().manual_seed(2))
+        self.seen = []
+
+    def prior(self):
+        return Independent(Normal(torch.zeros(2), 1.0), 1)
+
+    def encoder(self, x):
+        return Independent(Normal(self.jitter * torch.randn(len(x), 2), 1.0), 1)
+
+    def decoder(self, z):
+        self.seen.append(len(z))
+        z = z + self.jitter * torch.randn_like(z)
+        return self.likelihood(z @ self.weight)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_a_likelihood_that_draws_is_keyed_whatever_the_memory(jitter):
+    model, x = Dequantizing(jitter), torch.randint(5, (6, 3), generator=torch.Generator().manual_seed(3)) / 4
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    a, b, c = (importance(model, x, 150, memory_budget=budget) for budget in (1, 2**12, 2**30))
+    assert torch.equal(torch.rand(1), expected)
+    for name in ("log_evidence", "pareto_k", "elbo", "rate", "distortion", "curve"):
+        assert torch.equal(getattr(a, name), getattr(b, name)) and torch.equal(getattr(a, name), getattr(c, name)), name
+    others = [importance(model, x, 150, seed=1), importance(model, x, 150, block=1)]
+    assert not any(torch.equal(a.distortion, other.distortion) for other in others)
+    assert max(model.seen) == 8
+
+
+def test_the_noise_of_every_block_of_draws_is_its_own():
+    class Constant(Dequantizing):
+        def encoder(self, x):
+            return Independent(Normal(torch.zeros(len(x), 2), 1e-6), 1)
+
+    model, noise = Constant(), []
+    model.likelihood = lambda outputs: Spy(torch.zeros(outputs.shape[:-1]))
+
+    class Spy(Normal):
+        def __init__(self, loc):
+            super().__init__(loc, 1.0, validate_args=False)
+
+        def log_prob(self, value):
+            noise.append(torch.randn(self.batch_shape))
+            return noise[-1]
+
+    importance(model, torch.zeros(2, 3), 300)
+    weighed = torch.cat(noise[1:])
+    assert len(weighed) == 300 and len(weighed[:, 0].unique()) == 300
 
 
 def test_rate_and_distortion_add_up_to_the_elbo():

@@ -137,6 +137,21 @@ def test_many_are_decoded_as_few_are() -> None:
     assert torch.allclose(generate.reconstruct(model, x)[-3:], generate.reconstruct(model, x[-3:]), atol=1e-6)
 
 
+def test_fewer_are_decoded_at_once_where_a_decoder_gives_many_numbers() -> None:
+    class Large(Linear):
+        def decoder(self, z: Tensor) -> Any:
+            seen.append(z.shape[1])
+            p: Any = super().decoder(z)
+            p.table = torch.zeros(()).expand(*z.shape[:2], 2**20 - 99)
+            return p
+
+    seen: list[int] = []
+    x = torch.rand(70, 1, 2, 2)
+    assert torch.allclose(generate.reconstruct(Large(), x), generate.reconstruct(Linear(), x))
+    # room for a thousand megabytes, of which a datum takes 8 copies of a million floats
+    assert seen == [1, 32, 32, 6]
+
+
 def test_codes_of_a_split() -> None:
     model, split = Linear(event_shape=(4,)), real_split()
     codes = generate.encode(model, split, batch_size=4)

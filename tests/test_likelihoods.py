@@ -110,6 +110,17 @@ def test_outputs_as_vectors_and_as_maps_mean_the_same(name: str) -> None:
     assert torch.equal(log_prob(likelihood(outputs), x), log_prob(likelihood(maps), x))
 
 
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+@pytest.mark.parametrize("name", ["bernoulli", "discretized-gaussian"])
+def test_images_of_one_row_have_outputs_as_vectors_and_as_maps(name: str, network: str) -> None:
+    decode, x = decoder(network, small(name, (1, 1, 8))), suitable(name, (1, 1, 8), 4, LEVELS)
+    z = normal(2, 4, 3)
+    for some, few in [(z, x), (z[:1, :1], x[:1])]:
+        p = decode(some)
+        assert (p.batch_shape, p.event_shape) == (some.shape[:2], (1, 1, 8))
+        assert p.log_prob(few).shape == some.shape[:2]
+
+
 @pytest.mark.parametrize("event_shape", [(7,), (3, 6, 4)], ids=str)
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_outputs_of_another_shape_are_refused_with_the_number_that_is_needed(
@@ -294,7 +305,7 @@ def test_means_of_counts_are_the_exponential_of_the_first_output_and_bounded(nam
     for a in (0.1, 1e6, -1e6):
         parameters = torch.full(likelihood.parameter_shape, 1.3)
         parameters.view(-1)[0] = a
-        log_mean[a] = (255 * likelihood.distribution(parameters).mean).log().item()
+        log_mean[a] = base(likelihood.distribution(parameters)).mean.log().item()
     assert log_mean == pytest.approx({0.1: 0.1, 1e6: 10, -1e6: -10}, abs=1e-3)
 
 
@@ -340,8 +351,10 @@ def test_outputs_in_half_precision_are_rounded_and_nothing_else_is(name: str) ->
     likelihood, x = small(name, (3, 2, 2)), suitable(name, (3, 2, 2), 4, LEVELS)
     outputs = normal(4, likelihood.num_parameters).to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        log_p = log_prob(Decoder(nn.Identity(), likelihood)(outputs), x)
-    assert torch.allclose(log_p, log_prob(likelihood(outputs.float()), x), rtol=1e-5, atol=1e-5)
+        both = [log_prob(p, x) for p in (Decoder(nn.Identity(), likelihood)(outputs), likelihood(outputs))]
+    for log_p in both:
+        assert log_p.dtype == torch.float32
+        assert torch.allclose(log_p, log_prob(likelihood(outputs.float()), x), rtol=1e-5, atol=1e-5)
 
 
 # the choice

@@ -147,6 +147,8 @@ def test_a_page_of_colours_has_its_section(tmp_path: Path, latents: Any, monkeyp
     assert "red" in text and "green given red" in text and "blue given red and green" in text
     assert "a third of each counts towards the total" in text and "latents (the rate)" in text
     assert "a sample from it: the noise" in text and "pixel 3 has the highest" in text
+    assert "the mean of p(x | z) is exact for the first channel alone" in text
+    assert ("here they are maps of shape 2×2×1, and one number of them" in text) == (latents == MAPS)
 
 
 def test_a_page_is_the_same_when_written_again(tmp_path: Path) -> None:

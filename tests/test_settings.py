@@ -12,7 +12,16 @@ import yaml
 
 from logpx.cli import main
 from logpx.data.catalogue import CATALOGUE
-from logpx.settings import SECTIONS, SETTINGS_OF, Settings, default_recipe, known_recipes, recipe_path
+from logpx.settings import (
+    SECTIONS,
+    SETTINGS_OF,
+    ModelSettings,
+    Settings,
+    default_recipe,
+    known_recipes,
+    recipe_path,
+)
+from logpx.weights import check_given
 
 # For each setting a value other than its default, and other than that of the recipe of digits.
 OTHER: dict[str, Any] = {
@@ -119,6 +128,11 @@ def test_every_known_data_set_has_a_recipe(name: str) -> None:
     settings = Settings.from_recipe(name)
     assert settings.data.name == name
     assert settings == Settings.from_recipe(name, recipe)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_only_photographs_of_things_are_mirrored(name: str) -> None:
+    assert Settings.from_recipe(name).data.flip == (name == "cifar10")
 
 
 def test_data_of_ones_own_have_the_defaults() -> None:
@@ -285,6 +299,62 @@ def test_wrong_settings_are_refused_with_name_value_and_hint(nested: dict[str, A
 def test_an_unknown_name_is_answered_with_the_nearest_known_one(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+MIXTURE = "choose likelihood discretized-logistic-mixture."
+SCALED = "choose likelihood discretized-logistic-mixture or discretized-gaussian or dequantized-gaussian."
+
+
+@pytest.mark.parametrize(
+    "recipe, given, kind, words",
+    [
+        ("resnet-dmol", {"latent_dim": 5}, "8-bit", ["latent_channels 64", "set latent_channels null for a vector."]),
+        ("digits", {"latent_channels": 4}, "binary", ["network mlp", "choose network conv or resnet."]),
+        ("mnist-dmol", {"channels": (8, 8)}, "8-bit", ["network residual", "choose network conv or resnet."]),
+        ("mnist-dmol", {"num_blocks": 2}, "8-bit", ["network residual", "choose network conv or resnet."]),
+        ("mnist-dmol", {"normalization": "batch"}, "8-bit", ["network residual", "choose network conv or resnet."]),
+        ("mnist-dmol", {"weight_norm": True}, "8-bit", ["network residual", "choose network conv or resnet."]),
+        ("mnist-dmol", {"upsampling": "shuffle"}, "8-bit", ["network residual", "choose network conv or resnet."]),
+        ("resnet-dmol", {"hidden": (8, 8)}, "8-bit", ["network resnet", "choose network mlp or residual."]),
+        ("vanilla-logistic", {"hidden": (8, 8)}, "8-bit", ["network conv", "choose network mlp or residual."]),
+        ("digits", {"num_mixtures": 3}, "binary", ["likelihood bernoulli", MIXTURE]),
+        ("digits", {"num_mixtures": 3, "likelihood": "poisson"}, "8-bit", ["likelihood poisson", MIXTURE]),
+        ("digits", {"log_scale_bound": 3.0, "likelihood": "categorical"}, "8-bit", ["likelihood categorical", SCALED]),
+    ],
+    ids=str,
+)
+def test_a_setting_that_would_do_nothing_is_refused_where_it_is_given_by_name(
+    recipe: str, given: dict[str, Any], kind: str, words: list[str]
+) -> None:
+    settings = Settings.from_recipe("own", recipe).override(**given)
+    with pytest.raises(ValueError, match=f"^{next(iter(given))} does nothing with ") as caught:
+        check_given(given, settings, kind)
+    assert all(word in str(caught.value) for word in words)
+    check_given([], settings, kind)
+
+
+@pytest.mark.parametrize(
+    "recipe, given, kind",
+    [
+        ("resnet-dmol", {"latent_dim": 5, "latent_channels": None}, "8-bit"),
+        ("resnet-dmol", {"latent_dim": 5, "network": "mlp"}, "8-bit"),
+        ("resnet-dmol", {"network": "residual", "latent_channels": None, "hidden": (8, 8)}, "8-bit"),
+        ("digits", {"network": "conv", "channels": (8, 8), "latent_channels": 2}, "binary"),
+        ("digits", {"num_mixtures": 3}, "8-bit"),
+        ("digits", {"log_scale_bound": 3.0, "likelihood": "dequantized-gaussian"}, "8-bit"),
+        ("digits", {"epochs": 3, "seed": 1, "binarization": "none", "prior": "maf"}, "8-bit"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_does_something_may_be_given(recipe: str, given: dict[str, Any], kind: str) -> None:
+    check_given(given, Settings.from_recipe("own", recipe).override(**given), kind)
+
+
+def test_a_model_of_ones_own_reads_no_settings_of_models() -> None:
+    for field in dataclasses.fields(ModelSettings):
+        with pytest.raises(ValueError, match=f"^{field.name} does nothing for a model of your own: leave it out"):
+            check_given([field.name, "epochs"], Settings(), "8-bit", is_own=True)
+    check_given(["epochs", "seed", "binarization"], Settings(), "8-bit", is_own=True)
 
 
 @pytest.mark.parametrize("content", [b"epochs: [", b"- 1\n- 2\n", b"", b"\xff\xfe\x00", None])

@@ -157,9 +157,9 @@ def test_a_resumed_fit_can_be_prolonged(tmp_path: Path) -> None:
     assert (short / "config.yaml").read_text() == (long / "config.yaml").read_text()
 
 
-SLOW = {**STATEFUL, "epochs": 12, "batch_size": 8}
+SLOW = {**STATEFUL, "epochs": 8, "batch_size": 8}
 SLOW_WORDS = [
-    *("digits", "--hidden", "16", "--latent-dim", "2", "--epochs", "12", "--encoder-dropout", "0.1"),
+    *("digits", "--hidden", "16", "--latent-dim", "2", "--epochs", "8", "--encoder-dropout", "0.1"),
     *("--center", "true", "--ema", "0.9", "--schedule", "cosine", "--warmup-steps", "20", "--optimizer", "adamw"),
     *("--weight-decay", "0.1", "--beta-warmup-epochs", "2", "--batch-size", "8"),
 ]
@@ -335,6 +335,8 @@ def test_patience_outlasts_a_fit_that_improves(tmp_path: Path) -> None:
         ({"activation": "sine"}, "activation"),
         ({"likelihood": "gaussian"}, "likelihood 'gaussian'"),
         ({"network": "residual", "hidden": (8, 4)}, "equal widths"),
+        ({"channels": (8, 8)}, "channels does nothing with network mlp"),
+        ({"model": Toy(), "hidden": (8, 8)}, "hidden does nothing for a model of your own"),
     ],
     ids=str,
 )
@@ -584,6 +586,7 @@ def test_an_evaluation_does_not_outlive_its_weights(tmp_path: Path) -> None:
     assert run.evaluation() is None and run.scores() is None
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_replacing_a_run_leaves_nothing_of_it(tmp_path: Path) -> None:
     run = logpx.fit("digits", out=tmp_path / "run", **TINY)
     logpx.report(run)

@@ -155,6 +155,7 @@ def test_every_model_goes_the_whole_road(options: dict[str, Any], tmp_path: Path
         return  # their pages are those of their kin
     text = report(run).read_text()
     assert "Expectation maximization" in text and "nothing is uncertain but the data" in text
+    assert "em.tolerance" in text and "train.epochs" not in text and "model.hidden" not in text
     figures = {path.stem for path in (run.path / "figures").iterdir()}
     assert {"em_ascent", "samples", "reconstructions", "histogram", "extremes"} <= figures
     assert ("components" in figures) == ("mixture" in options["model"])
@@ -359,6 +360,7 @@ def test_a_report_says_what_a_vae_buys_over_a_mixture(mixture: Run, run_copy: Pa
     assert found[3] == ("more" if difference.mean() > 0 else "less") and found[4] == str(mixture.path)
     assert f"of which {(difference > 0).sum()} are more probable under this model" in text
     assert "That of the baseline is exact." in text
+    assert "train.epochs" in text and "em.tolerance" not in text and "pseudo_count" not in text
     other_way = " ".join(re.sub("<[^>]*>", "", report(mixture, baseline=vae).read_text()).split())
     assert f"nats per datum {'less' if found[3] == 'more' else 'more'} than {vae.path} (VAE)" in other_way
     assert "That of the baseline is an estimate, on average too low" in other_way

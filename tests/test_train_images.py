@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import torch
 import yaml
 from helpers import (
     TINY,
+    Toy,
     assert_same_result,
     contents,
+    data_set,
     normal,
     picture_data,
     pictures,
@@ -189,25 +192,78 @@ def test_adamax_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_half_precision_is_for_networks_in_training_and_the_validation_bound_is_of_float32(
-    tmp_path: Path, network: str
+    tmp_path: Path, network: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lightning = logging.getLogger("lightning_fabric")
+    monkeypatch.setattr(lightning, "handlers", [caplog.handler])
+    before = lightning.level, lightning.filters, lightning.disabled
     dtypes: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
 
     def note(module: nn.Module, _: Any, output: Tensor) -> None:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             dtypes[module.training].add(output.dtype)
 
-    options = {**TINY, **SMALL, "epochs": 1, "num_mixtures": 2, "network": network}
+    sizes = TINY if network == "mlp" else SMALL
+    options = {**sizes, "batch_size": 16, "epochs": 1, "num_mixtures": 2, "network": network}
     hook = nn.modules.module.register_module_forward_hook(note)
     try:
         run = logpx.fit(picture_data(IMAGE), out=tmp_path / "run", precision="bf16-mixed", **options)
     finally:
         hook.remove()
     assert dtypes == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert caplog.records == [] and before == (lightning.level, lightning.filters, lightning.disabled)
+    assert lightning.isEnabledFor(logging.INFO), "what others log is still seen"
     model, split = run.load_model("last"), run.load_split("valid")
     with torch.no_grad(), keyed_rng(run.settings.seed, "validate", 0):
         bound = logpx.elbo(model, split.batch(torch.arange(20)).x)
     assert run.metrics()["valid"][-1] == pytest.approx(bound.double().mean().item(), rel=1e-7)
+
+
+# batches
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_batch_normalization_of_a_single_datum_is_refused_before_an_earlier_run_is_removed(
+    tmp_path: Path, own: bool
+) -> None:
+    class Normalizing(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encode = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+    normalized: dict[str, Any] = {**FLIPPED, "normalization": "batch", "epochs": 1}
+    options = {"model": Normalizing(), "epochs": 1} if own else normalized
+    data = toy_data() if own else picture_data(IMAGE, n=40)
+    run = logpx.fit(data, out=tmp_path / "run", **{**options, "batch_size": 14})
+    before = contents(run.path)
+    for size in (13, 3, 1):
+        words = f"batch_size {size} leaves 1 of 40 .*: set a batch_size that does not divide 39, or another"
+        with pytest.raises(ValueError, match=words):
+            logpx.fit(data, out=run.path, overwrite=True, **{**options, "batch_size": size})
+    assert contents(run.path) == before
+    if not own:
+        logpx.fit(data, out=run.path, overwrite=True, **{**options, "normalization": "group", "batch_size": 13})
+
+
+class Large(Toy):
+    """A model whose decoder gives a million numbers for each draw, none of which takes memory."""
+
+    def decoder(self, z: Tensor) -> Any:
+        p: Any = super().decoder(z)
+        p.table = torch.zeros(()).expand(*z.shape[:-1], 2**20 - 99)
+        return p
+
+
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_fewer_data_are_validated_at_once_where_a_decoder_gives_many_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_samples: int
+) -> None:
+    data = data_set(normal(8, 3), normal(40, 3), normal(8, 3))
+    with seen_batches(monkeypatch) as batches:
+        for model in (Toy(), Large()):
+            logpx.fit(data, model=model, out=tmp_path / type(model).__name__, epochs=1, num_samples=num_samples)
+    sizes = [len(batch.x) for batch in batches[False]]
+    assert sizes == ([40, 32, 8] if num_samples == 1 else [40, 16, 16, 8])
 
 
 # the mean of the training data

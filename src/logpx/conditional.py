@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from .utils import soft_bound
-
-LOG_VARIANCE_BOUND = 14.0
+from .distributions.levels import full_precision
+from .utils import scale_of
 
 
 class StandardNormal(nn.Module):
@@ -59,10 +58,8 @@ class GaussianEncoder(nn.Module):
     def forward(self, x: Tensor) -> Independent:
         """Returns q(z | x) with batch shape (B,) and event shape (L,) or (C, h, w)."""
         # float32 where the body computes in less
-        mu, log_variance = _at_least_float(self.body(x - self.center)).chunk(2, dim=1)
-        # sigma = exp(log(sigma^2) / 2)
-        sigma = torch.exp(0.5 * soft_bound(log_variance, LOG_VARIANCE_BOUND))
-        return Independent(Normal(mu, sigma, validate_args=False), mu.dim() - 1, validate_args=False)
+        mu, log_variance = full_precision(self.body(x - self.center)).chunk(2, dim=1)
+        return Independent(Normal(mu, scale_of(log_variance), validate_args=False), mu.dim() - 1, validate_args=False)
 
 
 class Decoder(nn.Module):
@@ -81,8 +78,4 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Distribution:
         """Returns p(x | z), its batch shape that of the latents."""
-        return self.likelihood(_at_least_float(self.body(z)))
-
-
-def _at_least_float(y: Tensor) -> Tensor:
-    return y.float() if y.dtype in (torch.bfloat16, torch.float16) else y
+        return self.likelihood(full_precision(self.body(z)))

@@ -116,7 +116,7 @@ def evaluate(
         proposal: What importance sampling draws from, or where chains start: encoder (the default), prior, widened,
             refined, laplace, curvature or defensive.
         num_samples: The number of draws per datum, by default 5000; of chains, by default 32; of "auto" the largest
-            number per proposal, by default 3000.
+            number per proposal, by default 3500.
         target_error: The standard error that "auto" aims at, in nats per datum.
         num_temperatures: The number of steps of "annealed".
         limit: Evaluate the first data only; by default all.
@@ -265,7 +265,7 @@ def _relaxation(model: LatentVariableModel, batch: Batch, kind: str, seed: int) 
     """Asks the decoder's distribution whether it is a likelihood of such data."""
     with keyed_rng(seed, "relaxation", device=batch.x.device):
         z = propose(model, batch.x, context=batch.context).sample((1,))
-    return relaxation(call(model.decoder, z, context=batch.context), kind, batch.x)
+        return relaxation(call(model.decoder, z, context=batch.context), kind, batch.x)
 
 
 def _summary(evidence: Evidence, split: Split, relaxed: str | None, subset: Subset | None) -> dict[str, Any]:
@@ -354,6 +354,7 @@ def _describe(split: Split) -> dict[str, Any]:
         "split": split.name,
         "num_data": len(split),
         "kind": split.kind,
+        "levels": split.levels,
         "event_shape": list(split.event_shape),
         "binarization": split.binarization,
         "seed": split.seed,

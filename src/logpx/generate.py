@@ -30,7 +30,7 @@ from torch.distributions import Distribution
 
 from .data import Split
 from .model import LatentVariableModel, call, evaluating
-from .utils import chunks, keyed_rng
+from .utils import chunks, keyed_rng, num_at_once
 
 DECODED_AT_ONCE = 500
 TRAVERSAL = tuple(0.6 * i for i in range(-5, 6))
@@ -279,9 +279,9 @@ def _require_real(model: LatentVariableModel) -> None:
 
 
 def _decode(model: LatentVariableModel, z: Tensor, *, mean: bool = True) -> Tensor:
-    """Decodes codes of shape (N, *latent) to data of shape (N, *event), a few hundred at a time."""
-    parts = []
-    for start, stop in chunks(len(z), DECODED_AT_ONCE):
+    """Decodes codes of shape (N, *latent) to data of shape (N, *event), as many at once as the memory has room for."""
+    parts, size = [], min(DECODED_AT_ONCE, num_at_once(model.decoder(z[None, :1])))
+    for start, stop in chunks(len(z), size):
         likelihood = model.decoder(z[None, start:stop])
         x = _mean_or_sample(likelihood) if mean else likelihood.sample()
         if x.shape[:2] != (1, stop - start):

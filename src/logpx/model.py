@@ -21,6 +21,7 @@ __all__ = [
     "log_likelihood",
     "log_weight_terms",
     "log_weights",
+    "observed_log_prob",
     "propose",
     "weigh",
 ]
@@ -262,8 +263,21 @@ def log_likelihood(
         ValueError: If the shape is another, or values are missing and the decoder's dimensions are not independent.
     """
     p = call(model.decoder, z, context=context)
-    log_p = p.log_prob(x) if mask is None else _masked_log_prob(p, x, mask)
-    return _checked("log p(x|z)", log_p, (len(z), len(x)))
+    return _checked("log p(x|z)", observed_log_prob(p, x, mask), (len(z), len(x)))
+
+
+def observed_log_prob(p: Distribution, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Returns :math:`\log p(x | z)` of the observed dimensions under what a decoder gave, in nats.
+
+    Arguments:
+        p: The decoder's distribution.
+        x: The data, with shape (B,) + the event shape.
+        mask: True where x is observed, with the shape of x.
+
+    Raises:
+        ValueError: If values are missing and the decoder's dimensions are not independent.
+    """
+    return p.log_prob(x) if mask is None else _masked_log_prob(p, x, mask)
 
 
 def call(method: Callable[..., Any], *args: Any, context: Tensor | None = None) -> Any:

@@ -36,6 +36,7 @@ from torch import nn
 from .comparison import Evaluated
 from .data import DataSet, Split, load_data
 from .evaluation import Evaluation, evaluate
+from .evidence import Sandwich, sandwich
 from .files import first_line, read_json, write_arrays, write_json, write_text
 from .likelihoods import LIKELIHOODS
 from .model import LatentVariableModel, as_model
@@ -225,8 +226,26 @@ class Run:
 
     def forget_evaluation(self) -> None:
         """Removes an evaluation, because the weights that it speaks of are about to change."""
-        for name in ("evaluation.json", "evaluation.npz", "report.html"):
+        for name in ("evaluation.json", "evaluation.npz", "sandwich.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
+
+    def sandwich(self, *, weights: Weights = "best", **options: Any) -> Sandwich:
+        """Bounds log p(x) of simulated data from both sides and keeps the result; see :func:`logpx.evidence.sandwich`.
+
+        Arguments:
+            weights: The "best" ones on the validation data, or the "last".
+            options: The options of :func:`logpx.evidence.sandwich`.
+
+        Returns:
+            The bounds per datum; their averages are also written to sandwich.json.
+        """
+        bounds = sandwich(self.load_model(weights), **options)
+        write_json(self.path / "sandwich.json", bounds.record())
+        return bounds
+
+    def bounds(self) -> dict[str, Any] | None:
+        """Returns the content of sandwich.json, or None where there is none."""
+        return self._json("sandwich.json")
 
     def scores(self) -> dict[str, np.ndarray] | None:
         """Returns the evaluation's numbers per datum, or None before an evaluation."""

@@ -16,6 +16,8 @@ __all__ = [
 
 import dataclasses
 import difflib
+import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +35,7 @@ def _setting(default: Any, help: str) -> Any:
 
 def _require_range(name: str, value: float, least: float) -> None:
     if not value >= least:
-        raise ValueError(f"{name} must be at least {least}, but is {value}: mend the setting.")
+        raise ValueError(f"{name} must be at least {least}, but is {value}: set it to {least} or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ class ModelSettings:
             raise ValueError(f"variance_floor must be above 0, but is {self.variance_floor}: mend the setting.")
         if not 0 < self.log_scale_bound <= 20:
             raise ValueError(
-                f"log_scale_bound must be above 0 and at most 20, but is {self.log_scale_bound}: mend the setting."
+                f"log_scale_bound must be above 0 and at most 20, but is {self.log_scale_bound}: the default is 5."
             )
         if self.latent_channels is not None:
             _require_range("latent_channels", self.latent_channels, 1)
@@ -153,7 +155,7 @@ class TrainSettings:
     )
     warmup_steps: int = _setting(0, "steps over which the learning rate rises from 0")
     precision: Literal["32-true", "bf16-mixed"] = _setting(
-        "32-true", "float32, or bfloat16 within networks, about twice as fast where the machine has it"
+        "32-true", "float32, or bfloat16 within networks, about 1.7 times as fast where the machine has it"
     )
     clip_norm: float | None = _setting(None, "largest norm of the gradient; null: no clipping")
     ema: float = _setting(
@@ -341,17 +343,36 @@ def _check_section(name: str, value: Any) -> None:
 
 def _typed(nested: Mapping[str, Any]) -> Settings:
     """Builds the settings after checking the type of every value against its annotation."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--settings", type=Settings)
+    parser = _parser()
     try:
         parsed = parser.parse_object({"settings": dict(nested)})
     except ArgumentError as error:
         text = " ".join(str(error).replace('Parser key "settings.', '"').split())
-        raise ValueError(f"Settings do not fit: {text}") from error
+        raise ValueError(_explained(text)) from error
     settings: Settings = parser.instantiate(parsed).settings
     return settings
+
+
+@functools.cache
+def _parser() -> Any:
+    """Returns the parser of settings; making it takes longer than using it."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--settings", type=Settings)
+    return parser
+
+
+def _explained(text: str) -> str:
+    """Says in our words what the parser says of a value."""
+    found = re.fullmatch(r'"([\w.]+)": Expected a (<class .\w+.>|typing\.Literal\[.*\])\. Got value: (.*)', text)
+    if found is None:
+        return f"Settings do not fit: {text.rstrip('.')}: give a value of the type that is expected."
+    name, kind, value = found.groups()
+    expected = kind.removeprefix("<class '").removesuffix("'>").replace("typing.Literal", "one of ")
+    return f"{name} must be {expected}, but is {value}: give such a value."
 
 
 def _check_not_none(nested: Mapping[str, Any], section: type, where: str) -> None:
@@ -361,7 +382,7 @@ def _check_not_none(nested: Mapping[str, Any], section: type, where: str) -> Non
             continue
         if field.name in nested and nested[field.name] is None and "None" not in str(field.type):
             name = where + field.name
-            raise ValueError(f"{name} must be a {field.type}, but is None: give a value, or drop the line.")
+            raise ValueError(f"{name} must be of type {field.type}, but is None: give a value, or drop the line.")
 
 
 def _require_model_with(name: str, model: str) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from . import objectives
@@ -26,13 +28,13 @@ from .checkpoint import WeightAverage, restore, save, save_epoch
 from .data import Batch, DataSet, Split, load_data
 from .data.catalogue import CATALOGUE
 from .interrupt import interruptible
-from .model import as_model, evaluating
+from .model import as_model, call, evaluating
 from .progress import track
 from .run import Run
 from .settings import ObjectiveSettings, Settings, TrainSettings
 from .train_em import fit_by_em
-from .utils import LogpxError, choose_device, generator, keyed_rng
-from .weights import build_model
+from .utils import LogpxError, choose_device, generator, keyed_rng, num_at_once
+from .weights import build_model, check_given
 
 VALIDATION_BATCH = 500
 
@@ -69,7 +71,7 @@ def fit(
 
     Raises:
         TypeError: If the model is no torch module.
-        ValueError: If a setting is unknown, or does not go with the data.
+        ValueError: If a setting is unknown, does not go with the data, or would do nothing where it is given by name.
         LogpxError: If the data cannot be had, the folder holds something already, or the loss is not finite.
     """
     name = _stored_name(data)
@@ -85,12 +87,16 @@ def fit(
         # refused here, before an earlier run is removed
         data_set.split("train", flip=True)
     built = _checked_model(model) if model is not None else _build(settings, data_set, train)
-    rehearse, train_it = (_rehearse_em, fit_by_em) if is_em else (_rehearse, _train)
-    rehearse(built, settings, data_set, train)
+    if is_em:
+        _rehearse_em(built, settings, data_set, train)
+    else:
+        check_given(overrides, settings, train.kind, is_own=model is not None)
+        _check_batches(built, len(train), settings.train.batch_size)
+        _rehearse(built, settings, data_set, train)
     stem = f"{Path(name).stem}-{settings.model.model}" if is_em else Path(name).stem
     path = Path(out or Path("runs") / stem)
     run = Run.create(path, settings, data_set, train.kind, built, own=model is not None, overwrite=overwrite)
-    return train_it(run, settings, built, progress)
+    return (fit_by_em if is_em else _train)(run, settings, built, progress)
 
 
 def resume(
@@ -131,12 +137,8 @@ def resume(
 
 def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
     options = settings.train
-    fabric = Fabric(
-        accelerator=choose_device(settings.device).type,
-        devices=1,
-        precision=options.precision,
-        loggers=_loggers(run, options),
-    )
+    device = choose_device(settings.device).type
+    fabric = Fabric(accelerator=device, devices=1, plugins=_precision(options, device), loggers=_loggers(run, options))
     fabric.launch()
     objective = _Objective(model, settings.objective)
     plain = _Objective(model, dataclasses.replace(settings.objective, free_bits=0.0))
@@ -207,6 +209,7 @@ class _Objective(nn.Module):
     def __init__(self, model: nn.Module, settings: ObjectiveSettings) -> None:
         super().__init__()
         self.model = model
+        self.num_samples = settings.num_samples
         options: dict[str, Any] = {"num_samples": settings.num_samples, "gradient": settings.gradient}
         if settings.bound == "elbo":
             options["free_bits"] = settings.free_bits
@@ -234,11 +237,24 @@ def _validate(objective: _Objective, split: Split | None, seed: int, device: tor
     if split is None or len(split) == 0:
         return math.nan
     objective.eval()
-    total = 0.0
-    for block, batch in enumerate(split.batches(VALIDATION_BATCH, device=device)):
+    total, size = 0.0, _validated_at_once(objective, split, seed, device)
+    for block, batch in enumerate(split.batches(size, device=device)):
         with keyed_rng(seed, "validate", block, device=device):
             total += _bound(objective, batch, 1.0).double().sum().item()
     return total / len(split)
+
+
+def _validated_at_once(objective: _Objective, split: Split, seed: int, device: torch.device) -> int:
+    """Returns how many data are validated at once: fewer where the decoder gives so much that the memory is short."""
+    model = as_model(objective.model)
+    if getattr(model, "log_weights", None) is not None:
+        # what such a model decodes nobody sees
+        return VALIDATION_BATCH
+    context = split.batch(torch.zeros(1, dtype=torch.int64), device).context
+    with keyed_rng(seed, "validate", device=device):
+        prior = call(model.prior, context=context)
+        z = prior.sample((objective.num_samples, *(() if prior.batch_shape else (1,))))
+        return min(VALIDATION_BATCH, num_at_once(call(model.decoder, z, context=context)))
 
 
 def _rest_of_epoch(split: Split, settings: Settings, epoch: int, done: int) -> Iterator[Batch]:
@@ -276,6 +292,11 @@ def _optimizer(model: nn.Module, options: TrainSettings) -> Optimizer:
         return torch.optim.Adamax(parameters, **rates)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
     return kind(parameters, **rates, fused=True)
+
+
+def _precision(options: TrainSettings, device: str) -> Precision:
+    """Returns the precision as an object, because of one that it is told by name Lightning prints a line."""
+    return MixedPrecision("bf16-mixed", device) if options.precision == "bf16-mixed" else Precision()
 
 
 def _loggers(run: Run, options: TrainSettings) -> list[Any]:
@@ -349,6 +370,16 @@ def _require_data(data: DataSet, parts: set[str]) -> None:
     for name in parts:
         if not len(data.parts[name]):
             raise ValueError(f"The {name} part of {data.name!r} is empty, but is needed: give data with a {name} part.")
+
+
+def _check_batches(model: nn.Module, num_data: int, batch_size: int) -> None:
+    """Refuses a last batch of one datum where batches are normalized by their own statistics."""
+    if (num_data - 1) % batch_size == 0 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise ValueError(
+            f"Batch normalization needs 2 data or more in every batch, but batch_size {batch_size} leaves 1 of "
+            f"{num_data:,} training data to the last: set a batch_size that does not divide {num_data - 1:,}, or "
+            "another normalization."
+        )
 
 
 def _nonfinite(run: Run, batch: Batch, epoch: int, step: int, bound: float) -> str:

@@ -10,6 +10,9 @@ __all__ = [
     "generator",
     "keyed_rng",
     "log_mean_exp",
+    "num_at_once",
+    "rng_state",
+    "scale_of",
     "soft_bound",
     "spread",
 ]
@@ -22,6 +25,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+
+# Float32 copies of one decoder output that are alive at once, the network's hidden layers included: a rough count.
+COPIES = 8
+LOG_VARIANCE_BOUND = 14.0
 
 
 class LogpxError(Exception):
@@ -68,6 +76,19 @@ def soft_bound(x: Tensor, bound: float) -> Tensor:
     return x * torch.rsqrt(1 + (x / bound) ** 2)
 
 
+def scale_of(log_variance: Tensor) -> Tensor:
+    r"""Returns :math:`\sigma = e^{\log(\sigma^2) / 2}`, the log-variance bounded smoothly to (-14, 14).
+
+    Arguments:
+        log_variance: What a network gives for :math:`\log \sigma^2`, of any shape.
+
+    Example:
+        >>> scale_of(torch.tensor(0.0)).item()
+        1.0
+    """
+    return torch.exp(0.5 * soft_bound(log_variance, LOG_VARIANCE_BOUND))
+
+
 def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
     """Yields the half-open ranges (start, stop) of at most `size` that cover `range(total)` in order.
 
@@ -77,6 +98,21 @@ def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
     """
     for start in range(0, total, size):
         yield start, min(start + size, total)
+
+
+def num_at_once(p: Distribution, memory_budget: int = 2**30) -> int:
+    """Returns how many times what a decoder gave fits the memory, and at least 1: a mixture has many numbers per value.
+
+    Arguments:
+        p: The likelihood that the decoder gave for a part of the data.
+        memory_budget: The memory for outputs, in bytes, as a rough guide.
+
+    Example:
+        >>> num_at_once(torch.distributions.Categorical(logits=torch.zeros(4, 256)), memory_budget=2**20)
+        32
+    """
+    size = max(_num_held(p), p.batch_shape.numel() * p.event_shape.numel())
+    return max(1, memory_budget // (4 * COPIES * size))
 
 
 def spread(total: int, num: int) -> Tensor:
@@ -133,6 +169,26 @@ def keyed_rng(seed: int, *key: int | str, device: torch.device | str = "cpu") ->
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(_mix(seed, *key))
         yield
+
+
+def rng_state(device: torch.device | str = "cpu") -> Tensor:
+    """Returns the state of torch's default generators, which is another after each draw.
+
+    Arguments:
+        device: The device on which numbers are drawn, beside the CPU.
+    """
+    device = torch.device(device)
+    states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+    return torch.cat(states)
+
+
+def _num_held(p: Distribution) -> int:
+    """Returns how many numbers a distribution holds, each tensor counted once."""
+    held = {id(value): value for value in vars(p).values()}.values()
+    return sum(
+        value.numel() if isinstance(value, Tensor) else _num_held(value) if isinstance(value, Distribution) else 0
+        for value in held
+    )
 
 
 def _mix(seed: int, *key: int | str) -> int:

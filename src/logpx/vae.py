@@ -74,7 +74,7 @@ def mlp_vae(
     """
     if latent_dim < 1 or any(width < 1 for width in hidden):
         raise ValueError(
-            f"Sizes must be positive, but latent_dim is {latent_dim} and hidden {tuple(hidden)}: mend them."
+            f"Sizes must be positive, but latent_dim is {latent_dim} and hidden {tuple(hidden)}: give 1 or more."
         )
     if network not in MLPS:
         raise ValueError(f"network must be one of {', '.join(MLPS)}, but is {network!r}: choose one.")

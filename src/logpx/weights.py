@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["build_model", "likelihood_of", "load_weights", "save_weights"]
+__all__ = ["build_model", "check_given", "likelihood_of", "load_weights", "save_weights"]
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ from torch import nn
 
 from .exact import BernoulliMixture, FactorAnalysis, GaussianMixture, ProbabilisticPCA
 from .files import first_line, write_atomically
-from .likelihoods import LIKELIHOODS, choose_likelihood, make_likelihood
+from .likelihoods import LIKELIHOODS, Likelihood, choose_likelihood, make_likelihood
 from .model import LatentVariableModel, as_model
 from .settings import ModelSettings, Settings
 from .utils import LogpxError, keyed_rng
-from .vae import BLOCKS, conv_vae, mlp_vae
+from .vae import BLOCKS, MLPS, conv_vae, mlp_vae
 
 # The settings of a model that the builders take under the same names.
 SHARED = ("latent_dim", "network", "activation", "encoder_dropout", "decoder_dropout", "prior")
 MLP = ("hidden",)
 CONV = ("latent_channels", "channels", "num_blocks", "normalization", "weight_norm", "upsampling")
+# Those that only some likelihoods have.
+OPTIONS = ("num_mixtures", "log_scale_bound")
 
 
 def build_model(
@@ -55,8 +58,7 @@ def build_model(
         name,
         event_shape,
         levels=levels,
-        num_mixtures=model.num_mixtures,
-        log_scale_bound=model.log_scale_bound,
+        **{name: getattr(model, name) for name in OPTIONS},
     )
     shared: dict[str, Any] = {"likelihood": likelihood, "data_mean": data_mean if model.center else None}
     shared |= {name: getattr(model, name) for name in SHARED}
@@ -98,6 +100,45 @@ def _blank(model: ModelSettings, event_shape: Sequence[int]) -> nn.Module:
         return GaussianMixture.blank(model.components, shape, model.covariance, floor)
     linear = FactorAnalysis if model.model == "factor-analysis" else ProbabilisticPCA
     return linear.blank(model.latent_dim, shape, floor)
+
+
+def check_given(given: Collection[str], settings: Settings, kind: str, is_own: bool = False) -> None:
+    """Refuses settings of a model that were given by name and that no part of it would read.
+
+    Arguments:
+        given: The names of the settings that were given, rather than left to a recipe or a default.
+        settings: All settings.
+        kind: The kind of the data as the model sees them: binary, 8-bit or real.
+        is_own: Whether the model is somebody's own, which reads no settings.
+
+    Raises:
+        ValueError: If a setting would do nothing.
+    """
+    names = {field.name for field in dataclasses.fields(ModelSettings)}
+    for name in [name for name in given if name in names]:
+        if is_own:
+            raise ValueError(f"{name} does nothing for a model of your own: leave it out, or build the model with it.")
+        if (sentence := _idle(name, settings.model, kind)) is not None:
+            raise ValueError(sentence)
+
+
+def _idle(name: str, model: ModelSettings, kind: str) -> str | None:
+    """Returns why a setting would do nothing, or None where it does something."""
+    is_conv, likelihood = model.network in BLOCKS, choose_likelihood(model.likelihood, kind)
+    if name in (MLP if is_conv else CONV) and getattr(model, name) is not None:
+        others = " or ".join(MLPS if is_conv else BLOCKS)
+        return f"{name} does nothing with network {model.network}: leave it out, or choose network {others}."
+    if name in OPTIONS and not _has(LIKELIHOODS[likelihood], name):
+        others = " or ".join(other for other, each in LIKELIHOODS.items() if _has(each, name))
+        return f"{name} does nothing with likelihood {likelihood}: leave it out, or choose likelihood {others}."
+    if name == "latent_dim" and is_conv and model.latent_channels is not None:
+        maps = f"latent_channels {model.latent_channels}, which makes maps of them"
+        return f"latent_dim does nothing with {maps}: leave it out, or set latent_channels null for a vector."
+    return None
+
+
+def _has(likelihood: type[Likelihood], option: str) -> bool:
+    return option in {field.name for field in dataclasses.fields(likelihood)}
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "bounds_rows",
     "flags",
     "headline",
     "limit_sentence",
@@ -13,7 +14,11 @@ __all__ = [
     "target_sentence",
 ]
 
+import math
 from typing import Any
+
+# of bits per dimension in float32: a model that is uniform is not flagged
+ROUNDING = 1e-5
 
 
 def headline(record: dict[str, Any]) -> str:
@@ -57,7 +62,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
     table.append(("  test set", f"{log_p['test_set_error']:.3f} nats, which more data would shrink"))
     table.append(("sum over data", f"{log_p['total']:.1f} nats"))
     if bits:
-        density = " (of a density: it depends on the data's unit)" if data["kind"] == "real" else ""
+        density = " (if p is a density, it depends on the data's unit)" if data["kind"] == "real" else ""
         table.append(("bits per dimension", f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim{density}"))
     if record["elbo"] is not None:
         table.append(("ELBO", f"{record['elbo']:.3f} nats"))
@@ -114,6 +119,21 @@ def _lowered(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
+def bounds_rows(record: dict[str, Any]) -> list[str]:
+    """Returns the table of a sandwich of bounds, line by line."""
+    about = f"{record['num_data']:,} simulated data, {record['num_chains']} chains each way, from {record['proposal']}"
+    lines = [
+        f"log p(x), nats on average over {about}, seed {record['seed']}",
+        "steps   lower bound   upper bound   width ± its standard error   acceptance   passes per datum",
+    ]
+    lines += [
+        f"{row['num_temperatures']:5}   {row['lower']:11.3f}   {row['upper']:11.3f}   {row['gap']:8.4f} ± "
+        f"{row['gap_error']:.4f} nats{'':9}{row['acceptance']:10.0%}   {row['num_passes']:16,.0f}"
+        for row in record["rows"]
+    ]
+    return lines
+
+
 def _samples(record: dict[str, Any]) -> str:
     """Says how many samples, or chains, a datum got."""
     kind = "chains" if record["estimator"] == "annealed" else "samples"
@@ -125,7 +145,7 @@ def _samples(record: dict[str, Any]) -> str:
 
 def flags(record: dict[str, Any]) -> list[str]:
     """Returns one sentence for each thing that a reader of the numbers must know."""
-    sentences, bits = [], record["bits_per_dim"]
+    sentences, bits, levels = [], record["bits_per_dim"], record["data"]["levels"]
     if record["relaxed"]:
         sentences.append(f"Not a log-probability of the data: {record['relaxed']}.")
     if record["num_nonfinite"]:
@@ -133,10 +153,9 @@ def flags(record: dict[str, Any]) -> list[str]:
     if (subset := record.get("subset")) and subset["num_nonfinite_controls"]:
         number = subset["num_nonfinite_controls"]
         sentences.append(f"{number} data have an ELBO that is not finite, so that no subset can stand for all.")
-    if bits and record["data"]["kind"] == "8-bit" and bits["mean"] > 8:
-        sentences.append(f"{bits['mean']:.2f} bits/dim on 8-bit data: a uniform code would need only 8.")
-    if bits and record["data"]["kind"] == "binary" and bits["mean"] > 1:
-        sentences.append(f"{bits['mean']:.2f} bits/dim on binary data: a uniform code would need only 1.")
+    if bits and levels and bits["mean"] > math.log2(levels) + ROUNDING:
+        uniform = f"a uniform code would need only {math.log2(levels):.3g}"
+        sentences.append(f"{bits['mean']:.2f} bits/dim on data of {levels} levels: {uniform}.")
     if (record["pareto_k"]["share_above_07"] or 0) > 0:
         sentences.append(record["pareto_k"]["sentence"])
     return sentences

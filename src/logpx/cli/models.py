@@ -35,7 +35,7 @@ def _fit(options: Namespace) -> None:
         return
     from ..train import fit
 
-    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite)
+    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite, **given)
     _fitted(run)
 
 
@@ -132,6 +132,23 @@ def _paired(a: Evaluated, b: Evaluated, result: Comparison) -> Any:
     return plots.paired_scores(scores_a, scores_b, interval, confidence=result.confidence, names=(a.name, b.name))
 
 
+def _sandwich(options: Namespace) -> None:
+    from ..wording import bounds_rows
+
+    run = _open(options)
+    bounds = run.sandwich(
+        weights=options.weights,
+        num_data=options.num_data,
+        num_chains=options.num_chains,
+        num_temperatures=tuple(options.num_temperatures),
+        proposal=options.proposal,
+        seed=options.seed,
+    )
+    for line in bounds_rows(bounds.record()):
+        print(line)
+    print(f"Record: {run.path / 'sandwich.json'}\nNext: logpx report {run.path}")
+
+
 def _sample(options: Namespace) -> None:
     from .. import generate, plots
 
@@ -151,12 +168,13 @@ def _reconstruct(options: Namespace) -> None:
     index = spread(len(split), options.num)
     x = split.batch(index).x
     y = generate.reconstruct(run.load_model(), x, seed=options.seed, mean=not options.draw)
+    below = "draws from p(x | z)" if options.draw else "their reconstructions"
     _write_pictures(
         options,
         run,
         "reconstructions.png",
         y.numpy(),
-        lambda: plots.paired_grid(x.numpy(), y.numpy()),
+        lambda: plots.paired_grid(x.numpy(), y.numpy(), title=f"Data, and below them {below}."),
         originals=x.numpy(),
         index=index.numpy(),
     )
@@ -261,22 +279,25 @@ def _add_setting(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:
         group.add_argument(flag, type=hint, default=SUPPRESS, help=f"{text} (recipe's, else {default})")
 
 
+PROPOSAL = Literal["encoder", "prior", "widened", "refined", "laplace", "curvature", "defensive"]
+
+
 def _add_evaluate(parser: ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument(
         "--estimator",
         type=Literal["auto", "importance", "annealed", "exact"],
         default="auto",
-        help="auto (exact where the model allows, else an effort that adapts to each datum), importance (a fixed number "
-        "of draws), annealed (chains), or exact",
+        help="auto (exact where the model allows, else an effort that adapts to each datum), importance (a fixed "
+        "number of draws), annealed (chains), or exact",
     )
     parser.add_argument(
         "--proposal",
-        type=Literal["encoder", "prior", "widened", "refined", "laplace", "curvature", "defensive"],
+        type=PROPOSAL,
         help="what importance draws from, or where annealed starts; by default the encoder",
     )
     parser.add_argument(
-        "--num-samples", type=int, help="draws (5000) or chains (32) per datum; of auto, the most per proposal (3000)"
+        "--num-samples", type=int, help="draws (5000) or chains (32) per datum; of auto, the most per proposal (3500)"
     )
     parser.add_argument(
         "--target-error", type=float, default=0.05, help="standard error that auto aims at, in nats per datum"
@@ -287,12 +308,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--subset", type=int | None, help="so many random data, which stand for all with the ELBO of all beside them"
     )
-    parser.add_argument(
-        "--weights",
-        type=Literal["best", "last"],
-        default="best",
-        help="by validation, or after the last epoch",
-    )
+    _add_weights(parser)
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     parser.add_argument("--scores", help="also write log p(x), error and k-hat of each datum to this CSV file")
     add_seed(parser)
@@ -303,6 +319,22 @@ def _add_compare(parser: ArgumentParser) -> None:
     parser.add_argument("run_b", help="another one, evaluated on the same data, B")
     parser.add_argument("--confidence", type=float, default=0.95, help="coverage of the interval (0.95)")
     parser.add_argument("-o", "--output", help="also draw the differences, to this .png, .pdf or .svg file")
+
+
+def _add_sandwich(parser: ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--num-data", type=int, default=100, help="simulated data")
+    parser.add_argument("--num-chains", type=int, default=16, help="chains per datum and direction")
+    parser.add_argument(
+        "--num-temperatures",
+        type=int,
+        nargs="+",
+        default=[5, 20, 80],
+        help="steps of the chains, one sandwich for each",
+    )
+    parser.add_argument("--proposal", type=PROPOSAL, default="curvature", help="where forward chains start")
+    _add_weights(parser)
+    add_seed(parser)
 
 
 def _add_sample(parser: ArgumentParser) -> None:
@@ -345,17 +377,27 @@ def _add_data_root(parser: ArgumentParser) -> None:
     parser.add_argument("--data-root", help="folder to look for named data in, before LOGPX_DATA and the user's cache")
 
 
+def _add_weights(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        type=Literal["best", "last"],
+        default="best",
+        help="by validation, or after the last epoch",
+    )
+
+
 def _add_output(parser: ArgumentParser, name: str) -> None:
     parser.add_argument("-o", "--output", help=f".png, .pdf, .svg or .npz; by default {name} in the run folder")
     add_seed(parser)
 
 
 COMMANDS = {
-    "fit": Command(_fit, _add_fit, "fit a variational autoencoder, a mixture or a linear model to data", "DATA"),
+    "fit": Command(_fit, _add_fit, "fit a variational autoencoder, or a mixture by EM, to data", "DATA"),
     "evaluate": Command(_evaluate, _add_evaluate, "estimate log p(x) of data, with its errors and a diagnosis"),
     "compare": Command(
         _compare, _add_compare, "say which of two runs gives the same data a larger log p(x)", "RUN_A RUN_B"
     ),
+    "sandwich": Command(_sandwich, _add_sandwich, "bound log p(x) of simulated data from both sides"),
     "sample": Command(_sample, _add_sample, "draw new data from the model"),
     "reconstruct": Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),
     "encode": Command(_encode, _add_encode, "write the posterior means and scales of data to a file", "RUN [DATA]"),

@@ -191,7 +191,7 @@ _SVHN = Known(
     levels=256,
     event_shape=(3, 32, 32),
     sizes={"train": 68_257, "valid": 5_000, "test": 26_032},
-    default_recipe="resnet-dmol",
+    default_recipe="svhn",
     url="http://ufldl.stanford.edu/housenumbers/",
     files=(
         File(part="train", name="train_32x32.mat", shape=(73_257, 3, 32, 32), sha256=""),

@@ -91,8 +91,9 @@ def require_levels(x: Tensor, levels: int) -> None:
     if not known.all():
         odd, top = x[~known][0].item(), levels - 1
         raise ValueError(
-            f"Data must be whole levels from 0 to {top}, but one is {odd:.6g}: multiply greys in [0, 1] by {top} and "
-            "round them, or give the distribution as many levels as the data have."
+            f"Data must be whole levels from 0 to {top}, but one is {odd:.6g}: wrap the distribution in "
+            f"OnUnitInterval(..., levels={levels}) where data are k / {top}, as logpx gives them to models, or give it "
+            "as many levels as the data have."
         )
 
 

@@ -14,12 +14,13 @@ def relaxation(decoder: Distribution, kind: str, x: Tensor | None = None) -> str
     Arguments:
         decoder: A distribution p(x | z) over data.
         kind: The kind of the data: binary, 8-bit or real.
-        x: Some of the data, to ask whether they are among the values that the distribution knows.
+        x: Some of the data, to ask whether they are among the values that the distribution knows: so a mass function of
+            counts is a likelihood of real data that are whole numbers.
     """
     relaxed: str | None = getattr(decoder, "relaxed", None)
     if relaxed is None and kind != "real" and not _is_discrete(decoder):
         return f"a density on {kind} data is a relaxed likelihood"
-    if relaxed is None and kind == "real" and _is_discrete(decoder):
+    if relaxed is None and kind == "real" and _is_discrete(decoder) and (x is None or not _supports(decoder, x)):
         return "a mass function on real data is a relaxed likelihood"
     if relaxed is None and kind != "real" and x is not None and not _supports(decoder, x):
         return f"{kind} data outside the decoder's support make a relaxed likelihood"

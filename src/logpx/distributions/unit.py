@@ -1,7 +1,8 @@
 r"""Distributions of levels, spoken of as numbers in [0, 1]: the form in which models see 8-bit data.
 
 A level k of 0..L-1 stands at :math:`x = k / (L - 1)`. The mass of x is that of its level, so that code lengths are
-those of the levels.
+those of the levels. Of a base that knows more than the L levels, such as counts, the mass beyond the highest is lost to
+`log_prob`, so that probabilities sum to less than one; draws, mean and mode beyond it are moved to it.
 """
 
 from __future__ import annotations
@@ -52,21 +53,21 @@ class OnUnitInterval(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean, in [0, 1], with the shape of the base's."""
-        return self.base.mean / (self.levels - 1)
+        """The mean, in [0, 1], with the shape of the base's; where a base has mass beyond, its own mean, at most 1."""
+        return (self.base.mean / (self.levels - 1)).clamp(max=1)
 
     @property
     def mode(self) -> Tensor:
         """The mode, in [0, 1], with the shape of the base's."""
-        return self.base.mode / (self.levels - 1)
+        return (self.base.mode / (self.levels - 1)).clamp(max=1)
 
     def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> OnUnitInterval:
         """Returns the distribution with its batch shape expanded."""
         return OnUnitInterval(self.base.expand(batch_shape), self.levels)
 
     def sample(self, sample_shape: _size = torch.Size()) -> Tensor:  # noqa: B008
-        r"""Returns draws in [0, 1], with shape (\*sample shape, \*batch shape, \*event shape)."""
-        return self.base.sample(sample_shape) / (self.levels - 1)
+        r"""Returns draws in [0, 1], with shape (\*sample shape, \*batch shape, \*event shape); 1 for those beyond."""
+        return self.base.sample(sample_shape).clamp(max=self.levels - 1) / (self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns :math:`\log P(x)` in nats, with the batch shape.

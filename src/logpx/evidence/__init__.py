@@ -7,6 +7,7 @@ __all__ = [
     "Block",
     "Estimator",
     "Evidence",
+    "Sandwich",
     "adaptive",
     "annealed",
     "encoder_proposal",
@@ -17,6 +18,8 @@ __all__ = [
     "prior_proposal",
     "register_fisher",
     "register_scores",
+    "sandwich",
+    "simulate",
 ]
 
 from .adaptive import adaptive
@@ -28,3 +31,4 @@ from .importance import importance
 from .limit import extrapolation
 from .proposals import PROPOSALS, encoder_proposal, fitted_proposal, prior_proposal
 from .results import METHODS, Evidence
+from .sandwich import Sandwich, sandwich, simulate

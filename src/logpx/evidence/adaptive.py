@@ -6,7 +6,7 @@ error of :math:`\epsilon` nats needs,
 
 .. math:: S = \frac{1}{\epsilon^2} \left( \frac{S_0}{\mathrm{ESS}_0} - 1 \right),
 
-a third more to be safe, and only draws made after that enter the estimate, so that it stays unbiased.
+half as many more to be safe, and only draws made after that enter the estimate, so that it stays unbiased.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ RELIABLE_K, USABLE_K = 0.5, 0.7
 # Annealing costs several times as many passes as all before it, so it is kept for errors of twice the target.
 PATIENCE = 2.0
 # A pilot sees few of the large weights, so that it asks for too little.
-MARGIN = 1.3
-CHAINS, TEMPERATURES = 64, 30
+MARGIN = 1.5
+CHAINS, TEMPERATURES = 32, 30
 
 
 @torch.no_grad()
-def adaptive(block: Block, *, target_error: float = 0.05, num_samples: int = 3000) -> Evidence:
+def adaptive(block: Block, *, target_error: float = 0.05, num_samples: int = 3500) -> Evidence:
     """Estimates log p(x) per datum to a given error, with as good a proposal as that takes.
 
     Arguments:
@@ -65,12 +65,13 @@ def adaptive(block: Block, *, target_error: float = 0.05, num_samples: int = 300
     result, wanted = pilot.evidence(q, "encoder", 1 + PILOT), effort.wanted(pilot.weights)
     if not pilot.has_real_latents:
         # there is nothing to differentiate, so the encoder must do
-        return result.put(torch.arange(len(block), device=wanted.device), _spend(block, q, wanted, "encoder"))
+        return result.put(
+            torch.arange(len(block), device=wanted.device), _spend(block, None, wanted, "encoder", effort)
+        )
     serves = (pilot.weights.pareto_k() < RELIABLE_K) & (wanted <= ENCODER_DRAWS)
     rows = _where(serves)
     if len(rows):
-        some = block.take(rows)
-        result = result.put(rows, _spend(some, some.encoder(), wanted[rows], "encoder"))
+        result = result.put(rows, _spend(block.take(rows), None, wanted[rows], "encoder", effort))
     rows = _where(~serves | effort.is_poor(result))
     return _escalate(block.take(rows), rows, result, effort) if len(rows) else result
 
@@ -86,7 +87,10 @@ class _Effort:
         if not self.target_error > 0:
             raise ValueError(f"target_error must be positive, but is {self.target_error}: 0.05 nats is customary.")
         if self.num_samples < LEAST:
-            raise ValueError(f"num_samples must be at least {LEAST} for an adaptive effort, but is {self.num_samples}.")
+            raise ValueError(
+                f"num_samples of estimator auto must be at least {LEAST}, but is {self.num_samples}: draw "
+                "more, or choose estimator importance."
+            )
 
     def wanted(self, weights: LogMeanAccumulator) -> Tensor:
         """Returns the numbers of draws by which the target would be met, in steps and up to the largest."""
@@ -105,13 +109,8 @@ def _escalate(block: Block, rows: Tensor, result: Evidence, effort: _Effort) -> 
     """Fits a proposal to each of the data, and anneals from it where that is not enough."""
     fit, name = _fitted(block)
     pilot = tally(block, fit.q, FIT_PILOT, name, "pilot")
-    better = _spend(block, fit.q, effort.wanted(pilot.weights), name)
+    better = _spend(block, fit.q, effort.wanted(pilot.weights), name, effort)
     better = dataclasses.replace(better, num_passes=better.num_passes + fit.num_passes + FIT_PILOT)
-    # few draws make k-hat a rough guide, so that the most are tried before anything dearer
-    again = _where(effort.is_poor(better) & (better.num_samples < effort.num_samples))
-    if len(again):
-        most = torch.full_like(again, effort.num_samples)
-        better = better.put(again, _spend(block.take(again), take(fit.q, again), most, name))
     result = result.put(rows, better)
     poor = _where(effort.is_poor(better))
     return result.put(rows[poor], _annealed(block.take(poor), take(fit.q, poor))) if len(poor) else result
@@ -126,14 +125,29 @@ def _fitted(block: Block) -> tuple[Fit, str]:
     return fit_refined(block), "refined"
 
 
-def _spend(block: Block, q: Distribution, wanted: Tensor, method: str) -> Evidence:
-    """Draws as often from q for each datum as is wanted, the same number for many at once."""
-    groups, parts = [_where(wanted == size) for size in wanted.unique()], []
+def _spend(block: Block, q: Distribution | None, wanted: Tensor, method: str, effort: _Effort) -> Evidence:
+    """Draws as often for each datum as is wanted, from the encoder if no q is given, for many data at once."""
+    groups = [_where(wanted == size) for size in wanted.unique()]
+    parts = []
     for rows in groups:
-        some, size = block.take(rows), int(wanted[rows[0]])
-        part = some.encoder() if method == "encoder" else take(q, rows)
-        parts.append(tally(some, part, size, method, size).evidence(part, method, size))
+        some = block.take(rows)
+        part = some.encoder() if q is None else take(q, rows)
+        parts.append(_topped_up(some, part, int(wanted[rows[0]]), method, effort))
     return Evidence.cat(parts).take(torch.cat(groups).argsort())
+
+
+def _topped_up(block: Block, q: Distribution, size: int, method: str, effort: _Effort) -> Evidence:
+    """Draws so often, and up to the largest number where that turns out to be too little."""
+    sums = tally(block, q, size, method, size)
+    result = sums.evidence(q, method, size)
+    # further draws join the first: to replace those that look bad would favour small weights
+    rows, rest = _where(effort.is_poor(result)), effort.num_samples - size
+    if not len(rows) or rest <= 0:
+        return result
+    some = block.take(rows)
+    part = some.encoder() if method == "encoder" else take(q, rows)
+    more = sums.take(rows).merged(tally(some, part, rest, method, size, "more"))
+    return result.put(rows, more.evidence(part, method, rest))
 
 
 def _annealed(block: Block, q: Distribution) -> Evidence:

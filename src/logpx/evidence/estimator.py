@@ -21,7 +21,7 @@ from .results import Evidence
 from .tally import SAMPLE_BLOCK, tally
 
 # estimator -> the number of samples, or chains, per datum by default
-ESTIMATORS: dict[str, int | None] = {"auto": 3000, "importance": 5000, "annealed": 32, "exact": None}
+ESTIMATORS: dict[str, int | None] = {"auto": 3500, "importance": 5000, "annealed": 32, "exact": None}
 
 
 @dataclasses.dataclass(frozen=True)

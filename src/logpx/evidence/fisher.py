@@ -1,8 +1,8 @@
 r"""Fisher information of the families that decoders return, as roots that multiply derivatives of parameters.
 
 With F the Fisher information of a distribution's parameters :math:`\theta`, a root W has :math:`W^\top W = F`; then
-:math:`W \, \partial\theta` is all that a Gauss-Newton precision needs. It is known in closed form for some families. For
-the others scores of draws serve, one dimension (or one pixel) at a time,
+:math:`W \, \partial\theta` is all that a Gauss-Newton precision needs. It is known in closed form for some families.
+For the others scores of draws serve, one dimension (or one pixel) at a time,
 
 .. math:: F_d = \mathbb{E}_{x \sim p}[s_d s_d^\top] \approx \frac{1}{M} \sum_m s_{dm} s_{dm}^\top, \qquad
           s_{dm} = \nabla_{\theta_d} \log p(x_{dm} | \theta_d),

@@ -1,8 +1,9 @@
 r"""The Gauss-Newton precision of a latent, :math:`J^\top F J + \Lambda_{\mathrm{prior}}`, whole or of low rank.
 
 J is the Jacobian of the decoder's parameters in z and F their Fisher information, so that :math:`J^\top F J` is the
-Fisher information of z in a datum drawn from :math:`p(x | z)`: positive semidefinite everywhere, and the expected Hessian of
-:math:`-\log p(x | z)`. Both terms are of the form :math:`G^\top G`, with G the derivative of the *whitened map*
+Fisher information of z in a datum drawn from :math:`p(x | z)`: positive semidefinite everywhere, and the expected
+Hessian of :math:`-\log p(x | z)`. Both terms are of the form :math:`G^\top G`, with G the derivative of the
+*whitened map*
 
 .. math:: g(z) = \left( W \theta(z),\; W_{\mathrm{prior}} T(z) \right), \qquad W^\top W = F,
 

@@ -25,9 +25,6 @@ from .block import Block
 from .precision import Precision
 from .tally import rows_at_once
 
-# Copies of one decoder output that are alive at once when z is differentiated: a rough count.
-COPIES = 16
-
 
 @dataclasses.dataclass(frozen=True)
 class State:
@@ -78,7 +75,8 @@ class Path:
 
     def at(self, z: Tensor) -> State:
         """Returns the state of chains at z: one pass forward and one backward per chain."""
-        rows = rows_at_once(self.block.x, self.block.memory_budget, COPIES)
+        # a gradient keeps about twice as much alive as a value
+        rows = max(1, rows_at_once(self.block, z[:1]) // 2)
         parts = [self._at(part) for part in z.split(rows)]
         columns = zip(*([getattr(p, f.name) for f in dataclasses.fields(State)] for p in parts), strict=True)
         return State(*(torch.cat(column) for column in columns))

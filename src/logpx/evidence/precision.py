@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -64,19 +65,24 @@ class DensePrecision:
 
     def solve(self, v: Tensor) -> Tensor:
         r"""Returns :math:`\Lambda^{-1} v`, with the shape of v, (\*, B, L)."""
-        return torch.cholesky_solve(v.unsqueeze(-1), self.root).squeeze(-1)
+        return _times(torch.cholesky_inverse(self.root), v)
 
     def colour(self, noise: Tensor) -> Tensor:
         r"""Returns :math:`R^{-\top} \epsilon`, which has the covariance :math:`\Lambda^{-1}`, with shape (\*, B, L)."""
-        return torch.linalg.solve_triangular(self.root.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+        return _times(self._inverse_root.mT, noise)
 
     def pull(self, gradient: Tensor) -> Tensor:
         r"""Returns :math:`R^{-1} g`, the gradient in the coordinates that :meth:`colour` maps from."""
-        return torch.linalg.solve_triangular(self.root, gradient.unsqueeze(-1), upper=False).squeeze(-1)
+        return _times(self._inverse_root, gradient)
 
     def whiten(self, v: Tensor) -> Tensor:
         r"""Returns :math:`R^\top v`, the inverse of :meth:`colour`, with shape (\*, B, L)."""
-        return (self.root.mT @ v.unsqueeze(-1)).squeeze(-1)
+        return _times(self.root.mT, v)
+
+    @functools.cached_property
+    def _inverse_root(self) -> Tensor:
+        eye = torch.eye(self.root.shape[-1], dtype=self.root.dtype, device=self.root.device)
+        return torch.linalg.solve_triangular(self.root, eye, upper=False)
 
     def mixed(self, other: DensePrecision, share: float) -> DensePrecision:
         r"""Returns :math:`(1 - \rho) \Lambda + \rho \Lambda'`.
@@ -170,9 +176,8 @@ class LowRankPrecision:
 
     def _power(self, v: Tensor, exponent: float) -> Tensor:
         """Returns (I + Q diag(s^2) Q')^exponent v."""
-        inside = (self.vectors.mT @ v.unsqueeze(-1)).squeeze(-1)
-        change = ((1 + self.values.square()) ** exponent - 1) * inside
-        return v + (self.vectors @ change.unsqueeze(-1)).squeeze(-1)
+        change = ((1 + self.values.square()) ** exponent - 1) * _times(self.vectors.mT, v)
+        return v + _times(self.vectors, change)
 
 
 Precision: TypeAlias = DensePrecision | LowRankPrecision
@@ -222,3 +227,8 @@ def mean_covariance(precisions: Sequence[Precision]) -> Precision:
     covariance = torch.cholesky_inverse(roots).mean(0)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     return DensePrecision.of(inverse.to(precisions[0].log_det.dtype))
+
+
+def _times(matrix: Tensor, v: Tensor) -> Tensor:
+    """Returns M v for each of the B matrices and all vectors of shape (*, B, L), by one product per matrix."""
+    return torch.einsum("bij,...bj->...bi", matrix, v)

@@ -1,7 +1,8 @@
 r"""What a prior says of the curvature of :math:`-\log p(z)`: a map to independent standard Gaussians.
 
 For :math:`u = T(z)` with :math:`u \sim \mathcal{N}(0, I)` the Gauss-Newton precision of the prior is
-:math:`T'^\top T'`. A Gaussian is whitened, a flow brings its own map, and any other prior is taken for the Gaussian of its moments.
+:math:`T'^\top T'`. A Gaussian is whitened, a flow brings its own map, and any other prior is taken for the Gaussian of
+its moments.
 """
 
 from __future__ import annotations

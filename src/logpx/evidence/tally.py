@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..model import Terms
+from ..model import Terms, observed_log_prob
 from ..montecarlo import LogMeanAccumulator
-from ..utils import chunks, keyed_rng
+from ..utils import chunks, keyed_rng, num_at_once, rng_state
 from .block import Block
 from .results import Evidence
 
 SAMPLE_BLOCK = 128
-# Float32 copies of one decoder output that are alive at once, the network's hidden layers included: a rough count.
-COPIES = 8
+RANDOM_BLOCK = 8
 
 
 @dataclasses.dataclass
@@ -50,6 +49,21 @@ class Tally:
         self.distortion -= _sum(terms.log_likelihood)
         latent = _sum(_vectors(terms))
         self.latent = latent if self.latent is None else self.latent + latent
+
+    def take(self, rows: Tensor) -> Tally:
+        """Returns the sums of some of the data.
+
+        Arguments:
+            rows: Which data, with shape (R,).
+        """
+        latent = None if self.latent is None else self.latent[rows]
+        return Tally(self.weights.take(rows), self.rate[rows], self.distortion[rows], latent)
+
+    def merged(self, other: Tally) -> Tally:
+        """Returns the sums over the draws of both."""
+        weights = self.weights.merged(other.weights)
+        latent = torch.as_tensor(self.latent) + torch.as_tensor(other.latent)
+        return Tally(weights, self.rate + other.rate, self.distortion + other.distortion, latent)
 
     @property
     def num_samples(self) -> int:
@@ -85,30 +99,38 @@ class Tally:
 def tally(block: Block, q: Distribution, num_samples: int, *key: int | str) -> Tally:
     """Weighs draws from q, in parts of 128 that are keyed by seed, block, key and part.
 
+    Where log p(x | z) is itself random, as under dequantization, 8 draws are weighed at a time, keyed by their place.
+
     Arguments:
         block: The data under a model.
         q: The proposals, with batch shape (B,).
         num_samples: The number S of draws per datum.
         key: What the draws are for.
     """
-    sums, rows = Tally.empty(block.x), rows_at_once(block.x, block.memory_budget)
+    sums, rows, name = Tally.empty(block.x), 0, ("evidence", block.number, *key)
     for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
-        with keyed_rng(block.seed, "evidence", block.number, *key, part, device=block.x.device):
+        with keyed_rng(block.seed, *name, part, device=block.x.device):
             z_part = q.sample(torch.Size((stop - start,)))
-        for z in z_part.split(rows):
-            sums.add(block.weigh(z, q))
+        rows = rows or rows_at_once(block, z_part[:1])
+        for place, z in enumerate(z_part.split(rows)):
+            with keyed_rng(block.seed, *name, part, place, device=block.x.device):
+                sums.add(block.weigh(z, q))
     return sums
 
 
-def rows_at_once(x: Tensor, memory_budget: int, copies: int = COPIES) -> int:
-    """Returns how many draws per datum are decoded at a time.
+def rows_at_once(block: Block, z: Tensor) -> int:
+    """Returns how many draws are weighed at once: what fits the memory, unless log p(x | z) of one draw is random.
 
     Arguments:
-        x: The data, with shape (B,) + the event shape.
-        memory_budget: The memory for the decoder's outputs, in bytes.
-        copies: How many copies of an output are alive at once.
+        block: The data under a model.
+        z: One draw per datum, with shape (1, B) + the event shape.
     """
-    return max(1, memory_budget // (4 * copies * x.numel()))
+    with keyed_rng(block.seed, "evidence", "rows", device=block.x.device):
+        before = rng_state(block.x.device)
+        p = block.decoder(z)
+        observed_log_prob(p, block.x, block.mask)
+        is_random = not torch.equal(rng_state(block.x.device), before)
+    return RANDOM_BLOCK if is_random else num_at_once(p, block.memory_budget)
 
 
 def _sum(term: Tensor) -> Tensor:

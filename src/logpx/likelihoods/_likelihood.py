@@ -65,15 +65,18 @@ class Likelihood(ABC):
         """Returns p(x | z) from a network's outputs.
 
         Arguments:
-            outputs: The outputs: vectors of shape (*, number of parameters), or maps of shape (*, C', H, W).
+            outputs: The outputs: vectors of shape (*, number of parameters), or maps of shape (*, C', H, W). Where both
+                fit, as for one row of pixels with one parameter each, they are maps, but (1, 1, W) is a single vector.
 
         Raises:
             ValueError: If the outputs have another shape.
         """
-        if outputs.shape[-1] == self.num_parameters:
-            return self.distribution(outputs.unflatten(-1, self.parameter_shape))
-        if len(self.event_shape) == 3 and tuple(outputs.shape[-3:]) == self.map_shape:
+        is_vector = outputs.shape[-1:] == (self.num_parameters,)
+        is_map = len(self.event_shape) == 3 and outputs.shape[-3:] == self.map_shape
+        if is_map and not (is_vector and outputs.dim() == 3):
             return self.distribution(outputs.unflatten(-3, self.parameter_shape[:-2]))
+        if is_vector:
+            return self.distribution(outputs.unflatten(-1, self.parameter_shape))
         raise ValueError(
             f"The decoder's network must give {self.num_parameters} outputs per datum of shape {self.event_shape}, "
             f"but gave shape {tuple(outputs.shape)}: change its last layer."

@@ -1,4 +1,8 @@
-"""Likelihoods of levels as counts, which have no greatest level: the mass beyond is lost, so that sums are below 1."""
+"""Likelihoods of levels as counts, which know no greatest level.
+
+The mass beyond the L levels is lost, so that the probabilities of the data sum to less than 1; a draw beyond them is
+given as the greatest level, because data know no other.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LOG_VARIANCE_BOUND", "ContinuousBernoulliLikelihood", "GaussianLikelihood"]
+__all__ = ["ContinuousBernoulliLikelihood", "GaussianLikelihood"]
 
 import dataclasses
 from typing import ClassVar
@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from ..distributions import SafeContinuousBernoulli
-from ..utils import soft_bound
+from ..distributions.levels import full_precision
+from ..utils import scale_of
 from ._likelihood import Likelihood
-
-LOG_VARIANCE_BOUND = 14.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +38,8 @@ class GaussianLikelihood(Likelihood):
     def distribution(self, parameters: Tensor) -> Independent:
         """Returns p(x | z)."""
         num_dims = len(self.event_shape)
-        mu, log_variance = parameters.unbind(-num_dims - 1)
-        # sigma = exp(log(sigma^2) / 2)
-        sigma = torch.exp(0.5 * soft_bound(log_variance, LOG_VARIANCE_BOUND))
-        return Independent(Normal(mu, sigma, validate_args=False), num_dims, validate_args=False)
+        mu, log_variance = full_precision(parameters).unbind(-num_dims - 1)
+        return Independent(Normal(mu, scale_of(log_variance), validate_args=False), num_dims, validate_args=False)
 
     def bias(self, mean: Tensor) -> Tensor:
         """Returns the mean, and log-variances of 0."""

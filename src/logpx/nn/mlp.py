@@ -89,7 +89,9 @@ class ResidualMLP(nn.Sequential):
     ) -> None:
         _check(activation, dropout)
         if len(set(hidden)) != 1:
-            raise ValueError(f"A residual network needs equal widths, one per block, but hidden is {tuple(hidden)}.")
+            raise ValueError(
+                f"A residual network needs equal widths, one per block, but hidden is {tuple(hidden)}: repeat one."
+            )
         width = hidden[0]
         blocks = [_ResidualBlock(width, activation, dropout) for _ in hidden]
         ends = [nn.LayerNorm(width), ACTIVATIONS[activation](), nn.Linear(width, out_features)]

@@ -23,6 +23,7 @@ from ..data import Split
 from ..exact import Mixture
 from ..model import LatentVariableModel
 from ..run import Run
+from ..settings import SETTINGS_OF
 from ..utils import spread
 from . import levels
 from ._common import as_float, inline, number, png, render, write
@@ -67,7 +68,8 @@ def report(
     versions = levels.versions(model, split, x, seed)
     pictures = _pictures(model, split, x, versions, seed)
     metrics = run.metrics()
-    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split)
+    bounds = run.bounds() or {}
+    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
     images = {name: png(figure) for name, figure in figures.items()}
     for name, image in images.items():
         write(run.path / "figures" / f"{name}.png", image)
@@ -81,7 +83,9 @@ def report(
         events=run.events(),
         em=_em(metrics, run.config),
         compared=compared,
+        bounds=bounds,
         suggested=suggestion(run.path, run.config, split),
+        latent_shape=tuple(model.prior().event_shape),
     )
     write(run.path / "report.html", page.encode())
     return run.path / "report.html"
@@ -194,6 +198,14 @@ def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split
     return figures
 
 
+def _bounds(record: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draws the sandwich of log p(x) of simulated data, where there is one."""
+    if not record.get("rows"):
+        return {}
+    columns = ([row[name] for row in record["rows"]] for name in ("num_temperatures", "lower", "upper", "gap_error"))
+    return {"sandwich": plots.bounds_sandwich(*columns)}
+
+
 def _extremes(scores: Mapping[str, np.ndarray], split: Split, quantity: str) -> Figure:
     values = scores["log_evidence"]
     chosen = np.concatenate(plots.extreme_indices(values, NUM_EXTREMES))
@@ -226,7 +238,7 @@ def _render(run: Run, record: Mapping[str, Any], **shown: Any) -> str:
         quantity=_quantity(record),
         **shown,
         config=run.config,
-        settings=dict(_flat(run.config)),
+        settings=dict(_flat(_own(run.config))),
         provenance=dict(_flat(_provenance(record))),
     )
 
@@ -246,6 +258,17 @@ def _em(metrics: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[st
     last = {name: column[-1] for name, column in metrics.items()}
     num_starts = len(np.unique(metrics["start"]))
     return {**last, "num_starts": num_starts, "converged": last["gain"] < config["em"]["tolerance"]}
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that the run's model has."""
+    model = config.get("model", {})
+    own = SETTINGS_OF.get(model.get("model"))
+    strange = ("em",) if own is None else ("objective", "train")
+    of_others = {name for names in SETTINGS_OF.values() for name in names} - {"latent_dim"}
+    kept = {name: value for name, value in model.items() if (name not in of_others if own is None else name in own)}
+    named = {"model": {"model": model["model"], **kept} if "model" in model else kept} if model else {}
+    return {name: value for name, value in config.items() if name not in strange} | named
 
 
 def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ carry their units, and what is not in view (a cut tail, a non-finite value) is c
 """
 
 __all__ = [
+    "bounds_sandwich",
     "completion_histogram",
     "component_grid",
     "convergence",
@@ -29,6 +30,7 @@ __all__ = [
     "value_limits",
 ]
 
+from .bounds import bounds_sandwich
 from .charts import evidence_curve, evidence_histogram, pareto_scatter, training_curves
 from .diagram import network
 from .em import em_ascent, em_touch

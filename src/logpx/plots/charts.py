@@ -122,9 +122,7 @@ def evidence_curve(
     if limit is not None:
         height, band = limit[0], 1.96 * limit[1]
         ax.axhspan(height - band, height + band, color=GREEN, alpha=0.12, linewidth=0)
-        label = (
-            f"extrapolated {nats(height, decimals(limit[1]))} ± {nats(limit[1], decimals(limit[1]))}"
-        )
+        label = f"extrapolated {nats(height, decimals(limit[1]))} ± {nats(limit[1], decimals(limit[1]))}"
         ax.axhline(height, color=GREEN, linestyle=(0, (6, 3)), linewidth=1.2, label=label)
     if elbo is not None and math.isfinite(elbo):
         ax.axhline(elbo, color=ORANGE, linestyle="--", label=f"ELBO {nats(elbo)} (1 sample)")

@@ -53,6 +53,7 @@ OPTIONS = {
         "--weights",
         "--seed",
     ],
+    "sandwich": ["RUN", "--num-data", "--num-chains", "--num-temperatures", "--proposal", "--weights", "--seed"],
     "compare": ["RUN_A RUN_B", "--confidence", "--output"],
     "sample": ["RUN", "--num", "--draw", "--output", "--seed", "--data-root"],
     "reconstruct": ["RUN", "--num", "--split", "--draw", "--output", "--seed", "--data-root"],

@@ -22,6 +22,7 @@ from logpx.evaluation import Evaluation, evaluate
 from logpx.evidence import ESTIMATORS
 from logpx.likelihoods import LIKELIHOODS, make_likelihood
 from logpx.subset import Subset, draw_subset
+from logpx.wording import headline
 
 D, L = 6, 2
 # the first use of torch.func's forward mode compiles scripts, of which torch itself warns
@@ -648,6 +649,7 @@ def test_the_estimate_from_a_subset_is_that_of_its_scores() -> None:
     for words in ("30 of these data, drawn at random (seed 0), stand for all", "which a larger subset would shrink"):
         assert words in table
     assert "and 9 for each of all data" in table
+    assert f"subset {log_p['subset_error']:.3f}, test set {log_p['test_set_error']:.3f}" in headline(record)
 
 
 def test_a_subset_follows_the_seed() -> None:

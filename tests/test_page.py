@@ -134,6 +134,9 @@ class FakeRun:
     def scores(self) -> Any:
         return scores() if self.given == "some" else self.given
 
+    def bounds(self) -> Any:
+        return None
+
     def load_model(self) -> Any:
         return self.model
 
@@ -224,6 +227,7 @@ def test_the_headline_gives_the_number_both_errors_and_bits(painted: FakeRun) ->
     assert "64, 32" in text and "model.hidden" in text
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_results_name_the_effort_and_the_limit_in_s(tmp_path: Path) -> None:
     text = Page(write(FakeRun(tmp_path / "run"))).text
     assert "with 1,000 samples per datum, proposal: encoder (seed 0)" in text
@@ -237,6 +241,7 @@ def test_the_results_name_the_effort_and_the_limit_in_s(tmp_path: Path) -> None:
     assert reason in text and "1/S through" not in text
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_subset_is_said_to_stand_for_all(tmp_path: Path) -> None:
     parts = {**RECORD["log_evidence"], "subset_error": 0.0312}  # type: ignore[dict-item]
     subset = {"num_data": 10, "num_all": 40, "control_samples": 8, "error": 0.0315}

@@ -66,8 +66,8 @@ def intercept_weights(num_samples: Tensor) -> Tensor:
         num_samples: The numbers S of samples, with shape (C,).
 
     Example:
-        >>> intercept_weights(torch.tensor([10.0, 20.0]))
-        tensor([-1.,  2.])
+        >>> intercept_weights(torch.tensor([10.0, 20.0])).round(decimals=4).tolist()
+        [-1.0, 2.0]
     """
     u = 1 / num_samples
     # the weighted mean of u is C / sum S, and sum S (u - mean)^2 = sum u - C^2 / sum S

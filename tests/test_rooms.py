@@ -21,7 +21,9 @@ ROOMS = [
     *(
         "objectives",
         "evidence",
+        "subset",
         "evaluation",
+        "comparison",
         "settings",
         "weights",
         "run",
@@ -43,6 +45,8 @@ ONLY: dict[str, set[str]] = {
     "em": {"utils", "progress", "data", "exact"},
     "objectives": {"utils", "model"},
     "evidence": {"utils", "distributions", "model", "montecarlo"},
+    "subset": {"utils"},
+    "comparison": {"utils", "montecarlo"},
     "settings": {"data.catalogue"},
     "plots": set(),
 }

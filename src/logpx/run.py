@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .comparison import Evaluated
 from .data import DataSet, Split, load_data
 from .evaluation import Evaluation, evaluate
 from .evidence import Sandwich, sandwich
@@ -258,6 +259,19 @@ class Run:
             raise LogpxError(
                 f"{path} cannot be read ({first_line(error)}): run 'logpx evaluate {self.path}'."
             ) from error
+
+    def evaluated(self) -> Evaluated:
+        """Returns what is needed to compare the run with another one.
+
+        Raises:
+            ValueError: If the run was not evaluated.
+        """
+        record, scores = self.evaluation(), self.scores()
+        if record is None:
+            raise ValueError(f"{self.path} has not been evaluated: run 'logpx evaluate {self.path}' first.")
+        if scores is None:
+            raise ValueError(f"{self.path} has no evaluation.npz: run 'logpx evaluate {self.path}' again.")
+        return Evaluated(str(self.path), record, scores)
 
     def load_data(self) -> DataSet:
         """Returns the data set of the fit, and checks that its content is the same.

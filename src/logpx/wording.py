@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["bounds_rows", "flags", "headline", "rows", "tail_sentence", "target_sentence"]
+__all__ = [
+    "bounds_rows",
+    "flags",
+    "headline",
+    "limit_sentence",
+    "rows",
+    "subset_sentence",
+    "table",
+    "tail_sentence",
+    "target_sentence",
+]
 
 import math
 from typing import Any
@@ -17,7 +27,8 @@ def headline(record: dict[str, Any]) -> str:
     quantity = "relaxed score (not a log-probability of the data)" if record["relaxed"] else "log p(x)"
     is_exact = record["estimator"] == "exact"
     monte_carlo = "" if is_exact else f"Monte Carlo {log_p['monte_carlo_error']:.3f}, "
-    parts = f"{monte_carlo}test set {log_p['test_set_error']:.3f}"
+    subset = f"subset {log_p['subset_error']:.3f}, " if record.get("subset") else ""
+    parts = f"{monte_carlo}{subset}test set {log_p['test_set_error']:.3f}"
     code = f", {bits['mean']:.4f} ± {bits['error']:.4f} bits/dim" if bits else ""
     source = f"{data['name'] or 'data'}, {data['split']}, {data['num_data']:,} data; {record['estimator']}"
     samples = "" if is_exact else f", {_samples(record)}, seed {record['seed']}"
@@ -30,6 +41,8 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
     name, quantity = data["name"] or "data", "relaxed score" if record["relaxed"] else "log p(x)"
     is_exact = record["estimator"] == "exact"
     table = [("data", f"{name}, {data['split']}, {data['num_data']:,} data, binarization {data['binarization']}")]
+    if subset := record.get("subset"):
+        table.append(("subset", subset_sentence(record)))
     if is_exact:
         table.append(("estimator", "exact: the model's own log p(x), in closed form"))
     else:
@@ -38,11 +51,14 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
             table.append(("  proposals", ", ".join(f"{name} {count:,}" for name, count in record["methods"].items())))
             table.append(("  target", target_sentence(record)))
         table.append(("samples", f"{_samples(record)}, seed {record['seed']}"))
-        table.append(("cost", f"{record['passes']['mean']:,.0f} passes per datum (forward 1, backward 2)"))
+        more = f", and {subset['control_passes']} for each of all data" if subset else ""
+        table.append(("cost", f"{record['passes']['mean']:,.0f} passes per datum (forward 1, backward 2){more}"))
     table.append((quantity, f"{log_p['mean']:.3f} nats per datum"))
     table.append(("  total error", f"{log_p['error']:.3f} nats (one standard error)"))
     if not is_exact:
         table.append(("  Monte Carlo", f"{log_p['monte_carlo_error']:.3f} nats, which more samples would shrink"))
+    if subset:
+        table.append(("  subset", f"{log_p['subset_error']:.3f} nats, which a larger subset would shrink"))
     table.append(("  test set", f"{log_p['test_set_error']:.3f} nats, which more data would shrink"))
     table.append(("sum over data", f"{log_p['total']:.1f} nats"))
     if bits:
@@ -61,6 +77,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         jackknife, ess = record["jackknife"], record["ess"]
         bias = f"about {jackknife['bias']:.3f} nats" if jackknife else "not estimable: a few draws decide"
         table.append(("finite-sample bias", f"{bias} (jackknife; in none of the errors)"))
+        table.append(("limit in S", limit_sentence(record)))
         table.append(("ESS", f"median {ess['median']:.1f}, smallest {ess['minimum']:.1f} samples"))
         table.append(("k-hat", k["sentence"]))
     table += [("note", flag) for flag in record["flags"] if flag != k["sentence"]]
@@ -72,6 +89,34 @@ def target_sentence(record: dict[str, Any]) -> str:
     """Says which share of the data met the error that was aimed at."""
     missed = record["share_above_target"]
     return f"standard error {record['target_error']:g} nats per datum, missed by {missed:.1%} of the data"
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Returns names and values as lines, the values below each other."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def subset_sentence(record: dict[str, Any]) -> str:
+    """Says which data stand for all, and how well the mean of all is known by them."""
+    subset, control = record["subset"], ""
+    if (left := subset["variance_left"]) is not None:
+        control = f"; the ELBO of all data as control variate leaves {left:.1%} of their variance"
+    drawn = f"{subset['num_data']:,} of these data, drawn at random (seed {record['seed']})"
+    return f"{drawn}, stand for all, whose mean they give to ± {subset['error']:.3f} nats{control}"
+
+
+def limit_sentence(record: dict[str, Any]) -> str:
+    """Says what infinitely many samples would give, or why that is not known."""
+    limit = record["extrapolation"]
+    if limit["mean"] is None:
+        return str(limit["sentence"])
+    gain = f"{limit['gain']:.2g} ± {limit['gain_error']:.1g} nats more than with all draws"
+    return f"{limit['mean']:.3f} ± {limit['error']:.3f} nats (Monte Carlo), {gain}; {_lowered(limit['sentence'])}"
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def bounds_rows(record: dict[str, Any]) -> list[str]:
@@ -105,6 +150,9 @@ def flags(record: dict[str, Any]) -> list[str]:
         sentences.append(f"Not a log-probability of the data: {record['relaxed']}.")
     if record["num_nonfinite"]:
         sentences.append(f"{record['num_nonfinite']} data have an estimate that is not finite; none was dropped.")
+    if (subset := record.get("subset")) and subset["num_nonfinite_controls"]:
+        number = subset["num_nonfinite_controls"]
+        sentences.append(f"{number} data have an ELBO that is not finite, so that no subset can stand for all.")
     if bits and levels and bits["mean"] > math.log2(levels) + ROUNDING:
         uniform = f"a uniform code would need only {math.log2(levels):.3g}"
         sentences.append(f"{bits['mean']:.2f} bits/dim on data of {levels} levels: {uniform}.")

@@ -1,4 +1,4 @@
-"""The commands for models: fit, evaluate, sample, reconstruct, encode, report, data."""
+"""The commands for models: fit, evaluate, compare, sample, reconstruct, encode, report, data."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ._command import Command, UsageError, add_seed
 from ._own import add_own, check_evaluated, evaluate_own
 
 if TYPE_CHECKING:
+    from ..comparison import Comparison, Evaluated
     from ..run import Run
 
 
@@ -102,6 +103,7 @@ def _evaluate(options: Namespace) -> None:
         num_temperatures=options.num_temperatures,
         num_samples=options.num_samples,
         limit=options.limit,
+        subset=options.subset,
         seed=options.seed,
         device=options.device,
     )
@@ -110,6 +112,28 @@ def _evaluate(options: Namespace) -> None:
         evaluation.write_scores(options.scores)
         print(f"Scores of each datum: {options.scores}")
     print(f"Record: {run.path / 'evaluation.json'}\nNext: logpx report {run.path}")
+
+
+def _compare(options: Namespace) -> None:
+    from .. import comparison
+    from ..run import Run
+    from ..wording import table
+
+    a, b = comparison.matched(*(Run.open(path).evaluated() for path in (options.run_a, options.run_b)))
+    result = comparison.compare(a, b, confidence=options.confidence)
+    if options.output is not None:
+        _write_figure(Path(options.output), lambda: _paired(a, b, result))
+    print(table(comparison.rows(a, b, result)))
+    if options.output is not None:
+        print(f"Figure: {options.output}")
+
+
+def _paired(a: Evaluated, b: Evaluated, result: Comparison) -> Any:
+    from .. import plots
+
+    scores_a, scores_b = (each.scores["log_evidence"] for each in (a, b))
+    interval = result.low, result.high
+    return plots.paired_scores(scores_a, scores_b, interval, confidence=result.confidence, names=(a.name, b.name))
 
 
 def _sandwich(options: Namespace) -> None:
@@ -207,17 +231,24 @@ def _open(options: Namespace) -> Run:
 
 
 def _write_pictures(options: Namespace, run: Run, name: str, data: Any, draw: Callable[[], Any], **more: Any) -> None:
-    from ..files import write_arrays, write_atomically
+    from ..files import write_arrays
 
     path = Path(options.output or run.path / name)
     if path.suffix == ".npz":
         write_arrays(path, {"x": data, **more})
-    elif path.suffix in (".png", ".pdf", ".svg"):
-        figure = draw()
-        write_atomically(path, lambda tmp: figure.savefig(tmp))
     else:
-        raise ValueError(f"The output must end in .png, .pdf, .svg or .npz, but is {path}: choose one of these.")
+        _write_figure(path, draw, " or .npz")
     print(path)
+
+
+def _write_figure(path: Path, draw: Callable[[], Any], other: str = "") -> None:
+    from ..files import write_atomically
+
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        kinds = f".png, .pdf, .svg{other}" if other else ".png, .pdf or .svg"
+        raise ValueError(f"The output must end in {kinds}, but is {path}: choose one of these.")
+    figure = draw()
+    write_atomically(path, lambda tmp: figure.savefig(tmp))
 
 
 def _add_fit(parser: ArgumentParser) -> None:
@@ -280,12 +311,22 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("--num-temperatures", type=int, default=50, help="steps of annealed")
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
     parser.add_argument("--limit", type=int | None, help="the first data only")
+    parser.add_argument(
+        "--subset", type=int | None, help="so many random data, which stand for all with the ELBO of all beside them"
+    )
     _add_weights(parser)
     # so that it is seen whether they were asked for
     parser.set_defaults(weights=None)
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
     parser.add_argument("--scores", help="also write log p(x), error and k-hat of each datum to this CSV file")
     add_seed(parser)
+
+
+def _add_compare(parser: ArgumentParser) -> None:
+    parser.add_argument("run_a", help="an evaluated run folder, A")
+    parser.add_argument("run_b", help="another one, evaluated on the same data, B")
+    parser.add_argument("--confidence", type=float, default=0.95, help="coverage of the interval (0.95)")
+    parser.add_argument("-o", "--output", help="also draw the differences, to this .png, .pdf or .svg file")
 
 
 def _add_sandwich(parser: ArgumentParser) -> None:
@@ -365,6 +406,9 @@ COMMANDS = {
         _add_evaluate,
         "estimate log p(x) of data, with its errors and a diagnosis",
         "RUN | --model MODULE:NAME --data DATA",
+    ),
+    "compare": Command(
+        _compare, _add_compare, "say which of two runs gives the same data a larger log p(x)", "RUN_A RUN_B"
     ),
     "sandwich": Command(_sandwich, _add_sandwich, "bound log p(x) of simulated data from both sides"),
     "sample": Command(_sample, _add_sample, "draw new data from the model"),

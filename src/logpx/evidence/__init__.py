@@ -11,6 +11,7 @@ __all__ = [
     "adaptive",
     "annealed",
     "encoder_proposal",
+    "extrapolation",
     "fitted_proposal",
     "has_own_weights",
     "importance",
@@ -29,6 +30,7 @@ from .checks import inspect_model
 from .estimator import ESTIMATORS, Estimator, has_own_weights
 from .fisher import register_fisher, register_scores
 from .importance import importance
+from .limit import extrapolation
 from .proposals import PROPOSALS, encoder_proposal, fitted_proposal, prior_proposal
 from .results import METHODS, Evidence
 from .sandwich import Sandwich, sandwich, simulate

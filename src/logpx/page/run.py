@@ -182,14 +182,17 @@ def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split
     """Draws what an evaluation found, as far as it is there."""
     figures, quantity = {}, _quantity(record)
     if len(values := scores.get("log_evidence", np.empty(0))):
-        error = as_float(record.get("log_evidence", {}).get("error"))
+        # of a subset the histogram shows the data themselves, and not all those that they stand for
+        known = {} if record.get("subset") else record.get("log_evidence", {})
+        error = as_float(known.get("error"))
         figures["histogram"] = plots.evidence_histogram(values, error=error, quantity=quantity)
         if not np.isnan(values).all() and len(split):
             figures["extremes"] = _extremes(scores, split, quantity)
     if (curve := record.get("curve")) and len(curve["num_samples"]):
         num, mean, se = (np.array(curve[key], dtype=float) for key in ("num_samples", "mean", "error"))
         elbo = as_float(record.get("elbo"))
-        figures["curve"] = plots.evidence_curve(num, mean, se, elbo, quantity=quantity)
+        limit = _limit(record.get("extrapolation") or {})
+        figures["curve"] = plots.evidence_curve(num, mean, se, elbo, limit=limit, quantity=quantity)
     if len(values) and "pareto_k" in scores:
         figures["pareto_k"] = plots.pareto_scatter(values, scores["pareto_k"], quantity=quantity)
     return figures
@@ -210,6 +213,11 @@ def _extremes(scores: Mapping[str, np.ndarray], split: Split, quantity: str) -> 
     x = split.epoch(0).batch(torch.as_tensor(index, dtype=torch.int64)).x
     limits = _limits(split.kind, x)
     return plots.extremes(_array(x), values[chosen], num=NUM_EXTREMES, quantity=quantity, limits=limits)
+
+
+def _limit(extrapolation: Mapping[str, Any]) -> tuple[float, float] | None:
+    mean, error = (as_float(extrapolation.get(name)) for name in ("mean", "error"))
+    return None if mean is None or error is None else (mean, error)
 
 
 def _limits(kind: str, x: Tensor) -> tuple[float, float]:

@@ -20,6 +20,7 @@ __all__ = [
     "image_grid",
     "network",
     "paired_grid",
+    "paired_scores",
     "pareto_scatter",
     "pixels_by_entropy",
     "predicted_levels",
@@ -34,6 +35,7 @@ from .charts import evidence_curve, evidence_histogram, pareto_scatter, training
 from .diagram import network
 from .em import em_ascent, em_touch
 from .numbers import decimals
+from .pairs import paired_scores
 from .pixels import pixels_by_entropy, predicted_levels
 from .running import convergence
 from .schedule import completion_histogram, criticality_bars

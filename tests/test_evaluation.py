@@ -707,6 +707,18 @@ def test_the_total_error_of_a_subset_is_that_on_other_data() -> None:
     assert np.mean(np.square(totals)) == pytest.approx(np.var(estimates), rel=0.25)
 
 
+def test_noise_of_the_estimates_is_no_error_of_the_subset() -> None:
+    """A perfect control leaves the noise alone: the spread of 2,000 squares is known to 3%, so 13% is 4 of them."""
+    rng = np.random.default_rng(2)
+    y = torch.as_tensor(rng.normal(-80, 3, 4000))
+    subset = Subset(draw_subset(2000, 4000), y - 0.2)
+    values = y[subset.index] + 0.5 * torch.as_tensor(rng.normal(size=2000))
+    errors = subset.errors(values, torch.full((2000,), 0.5, dtype=torch.float64))
+    assert errors["monte_carlo_error"] == pytest.approx(0.5 / math.sqrt(2000))
+    assert errors["subset_error"] < math.sqrt(0.5 * 0.13) * errors["monte_carlo_error"]
+    assert errors["test_set_error"] == pytest.approx(3 / math.sqrt(4000), rel=0.1)
+
+
 @pytest.mark.parametrize(
     "model, options, words",
     [

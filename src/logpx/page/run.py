@@ -190,7 +190,8 @@ def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split
             figures["extremes"] = _extremes(scores, split, quantity)
     if (curve := record.get("curve")) and len(curve["num_samples"]):
         num, mean, se = (np.array(curve[key], dtype=float) for key in ("num_samples", "mean", "error"))
-        elbo = as_float(record.get("elbo"))
+        # one draw of the encoder has the ELBO as its expectation; one draw of another proposal has not
+        elbo = as_float(record.get("elbo")) if record.get("proposal") == "encoder" else None
         limit = _limit(record.get("extrapolation") or {})
         figures["curve"] = plots.evidence_curve(num, mean, se, elbo, limit=limit, quantity=quantity)
     if len(values) and "pareto_k" in scores:

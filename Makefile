@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed
 	$(BIN)/logpx fit digits --out runs/demo --overwrite
-	$(BIN)/logpx evaluate runs/demo --num-samples 1000
+	$(BIN)/logpx evaluate runs/demo
 	$(BIN)/logpx report runs/demo
 
 test: $(VENV)/tested

@@ -28,7 +28,7 @@ Distribution.set_default_validate_args(True)
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = logpx.fit("digits", out=tmp_path_factory.mktemp("runs") / "digits", **TINY)
-    run.evaluate(num_samples=100, limit=64)
+    run.evaluate(estimator="importance", num_samples=100, limit=64)
     return run.path
 
 

@@ -31,15 +31,38 @@ OPTIONS = {
         "--out",
         "--overwrite",
         "--resume",
+        "--model",
+        "--components",
+        "--covariance",
+        "--pseudo-count",
+        "--max-iterations",
         "--epochs",
         "--seed",
         "--device",
     ],
-    "evaluate": ["RUN", "--estimator", "--num-samples", "--split", "--limit", "--scores", "--weights", "--seed"],
+    "evaluate": [
+        "RUN",
+        "--estimator",
+        "--proposal",
+        "--target-error",
+        "--num-temperatures",
+        "--model",
+        "--data",
+        "--output",
+        "--num-samples",
+        "--split",
+        "--limit",
+        "--subset",
+        "--scores",
+        "--weights",
+        "--seed",
+    ],
+    "sandwich": ["RUN", "--num-data", "--num-chains", "--num-temperatures", "--proposal", "--weights", "--seed"],
+    "compare": ["RUN_A RUN_B", "--confidence", "--output"],
     "sample": ["RUN", "--num", "--draw", "--output", "--seed", "--data-root"],
     "reconstruct": ["RUN", "--num", "--split", "--draw", "--output", "--seed", "--data-root"],
     "encode": ["RUN [DATA]", "--output", "--data-root"],
-    "report": ["RUN", "--data-root"],
+    "report": ["RUN", "--baseline", "--data-root"],
     "data": ["--data-root"],
     "simulate": ["--deadline", "--proposal", "--compare", "--html", "--example", "--num-trials", "--seed"],
 }
@@ -92,7 +115,20 @@ def test_a_fit_and_an_evaluation_as_processes_are_quiet_and_print_the_number(tmp
     fit = run_command("fit", "digits", *TINY_WORDS, "--out", run)
     assert (fit.returncode, fit.stderr) == (0, "")
     assert f"Next: logpx evaluate {run}" in fit.stdout
-    done = run_command("evaluate", run, "--num-samples", "100", "--limit", "40", "--scores", scores, "--seed", "3")
+    done = run_command(
+        "evaluate",
+        run,
+        "--estimator",
+        "importance",
+        "--num-samples",
+        "100",
+        "--limit",
+        "40",
+        "--scores",
+        scores,
+        "--seed",
+        "3",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads((run / "evaluation.json").read_text())
     assert (record["num_samples"], record["seed"], record["data"]["num_data"]) == (100, 3, 40)
@@ -129,16 +165,44 @@ def test_the_default_run_folder_is_named_after_the_data(
     assert {path.name for path in Path("runs").iterdir()} == {"digits", "reals"}
 
 
-def test_the_prior_estimator_and_the_last_weights_can_be_asked_for(
+def test_the_prior_as_proposal_and_the_last_weights_can_be_asked_for(
     run_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--estimator", "prior", "--weights", "last", "--split", "valid", "--limit", "20", "--num-samples", "50"]
-    assert "prior, proposal prior" in called(capsys, "evaluate", run_copy, *words)
+    words = ["--estimator", "importance", "--proposal", "prior", "--num-samples", "50"]
+    words += ["--weights", "last", "--split", "valid", "--limit", "20"]
+    assert "importance, proposal prior" in called(capsys, "evaluate", run_copy, *words)
     record = Run.open(run_copy).evaluation()
     assert record is not None
-    assert (record["estimator"], record["weights"]["which"], record["data"]["split"]) == ("prior", "last", "valid")
+    assert (record["proposal"], record["weights"]["which"], record["data"]["split"]) == ("prior", "last", "valid")
     # of the encoder's rate, distortion and active units the prior says nothing
     assert record["elbo"] is record["rate"] is record["distortion"] is record["active_units"] is None
+
+
+def test_a_run_is_compared_with_another_on_their_common_data(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixture, picture = tmp_path / "mixture", tmp_path / "compare.png"
+    called(capsys, "fit", "digits", "--model", "bernoulli-mixture", "--components", "3", "--out", mixture)
+    code, err = refused(capsys, "compare", run_copy, mixture)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"{mixture} has not been evaluated: run 'logpx evaluate {mixture}' first." in err
+    called(capsys, "evaluate", mixture)
+    assert "their data differ in num_data (64 and 300)" in refused(capsys, "compare", run_copy, mixture)[1]
+    words = ["--estimator", "importance", "--num-samples", "60", "--subset", "50", "--scores", tmp_path / "scores.csv"]
+    text = called(capsys, "evaluate", run_copy, *words)
+    assert "50 of these data, drawn at random (seed 0), stand for all" in text
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 51
+    text = called(capsys, "compare", run_copy, mixture, "-o", picture, "--confidence", "0.9")
+    ours, theirs = (Run.open(path).scores() for path in (run_copy, mixture))
+    assert ours is not None and theirs is not None
+    d = ours["log_evidence"] - theirs["log_evidence"][ours["index"]]
+    assert f"{d.mean():.3f} nats per datum" in text
+    assert f"{d.std(ddof=1) / math.sqrt(50):.3f} nats (one standard error)" in text
+    assert "digits, test, 50 data, binarization dynamic (a random subset of 300)" in text
+    assert "90% interval" in text and "verdict" in text and str(picture) in text
+    with Image.open(picture) as image:
+        assert min(image.size) > 500
+    assert "No difference shown" in called(capsys, "compare", mixture, mixture)
 
 
 @pytest.mark.parametrize("name, words", [("sample", ["-n", "7"]), ("reconstruct", ["-n", "7", "--split", "valid"])])
@@ -275,7 +339,7 @@ def test_real_data_get_a_gaussian_and_the_whole_road(tmp_path: Path, capsys: pyt
     np.save(tmp_path / "reals.npy", 3 + normal(200, 4).numpy())
     run = tmp_path / "run"
     called(capsys, "fit", tmp_path / "reals.npy", *TINY_WORDS, "--out", run)
-    text = called(capsys, "evaluate", run, "--num-samples", "50")
+    text = called(capsys, "evaluate", run, "--estimator", "importance", "--num-samples", "50")
     assert "bits/dim" in text
     assert "Not a log-probability" not in text
     record = Run.open(run).evaluation()
@@ -291,13 +355,15 @@ def test_a_folder_of_images_is_fitted_when_binarized(tmp_path: Path, capsys: pyt
     images(tmp_path / "pictures")
     run = tmp_path / "run"
     called(capsys, "fit", tmp_path / "pictures", "--binarization", "dynamic", *TINY_WORDS, "--out", run)
-    assert "pictures, test, 3 data, binarization dynamic" in called(capsys, "evaluate", run, "--num-samples", "30")
+    assert "pictures, test, 3 data, binarization dynamic" in called(
+        capsys, "evaluate", run, "--estimator", "importance", "--num-samples", "30"
+    )
 
 
 def test_grey_images_have_a_probability_of_their_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images(tmp_path / "pictures")
     called(capsys, "fit", tmp_path / "pictures", *TINY_WORDS, "--out", tmp_path / "run")
-    text = called(capsys, "evaluate", tmp_path / "run", "--num-samples", "30")
+    text = called(capsys, "evaluate", tmp_path / "run", "--estimator", "importance", "--num-samples", "30")
     assert "pictures, test, 3 data, binarization none" in text
     assert "bits/dim" in text and "not a log-probability" not in text
 
@@ -319,7 +385,9 @@ def test_a_relaxed_likelihood_is_never_printed_as_log_p_x(tmp_path: Path, capsys
     run = tmp_path / "run"
     words = ["--likelihood", "relaxed-bernoulli", "--binarization", "none"]
     called(capsys, "fit", "digits", *TINY_WORDS, *words, "--out", run)
-    text = called(capsys, "evaluate", run, "--num-samples", "30") + called(capsys, "report", run)
+    text = called(capsys, "evaluate", run, "--estimator", "importance", "--num-samples", "30") + called(
+        capsys, "report", run
+    )
     assert "ot a log-probability of the data" in text
     assert "relaxed score" in text
     assert "bits" not in text
@@ -366,8 +434,13 @@ def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixt
         (["fit", "digits", "--out", "RUN"], "RUN holds a run already"),
         (["fit", "--resume", "absent"], "absent is no run folder"),
         (["evaluate", "absent"], "absent is no run folder"),
-        (["evaluate", "RUN", "--num-samples", "0"], "num_samples must be at least 1"),
+        (["evaluate", "RUN", "--estimator", "importance", "--num-samples", "0"], "num_samples must be at least 1"),
         (["evaluate", "RUN", "--limit", "0"], "limit must be at least 1"),
+        (["evaluate", "RUN", "--subset", "301"], "subset must be between 2 and all 300 data, but is 301"),
+        (["evaluate", "RUN", "--subset", "9", "--limit", "9"], "limit 9 was given beside it: leave out one of the two"),
+        (["compare", "RUN", "absent"], "absent is no run folder"),
+        (["compare", "RUN", "RUN", "--confidence", "95"], "confidence must be between 0 and 1, but is 95.0"),
+        (["compare", "RUN", "RUN", "-o", "x.npz"], "must end in .png, .pdf or .svg"),
         (["sample", "RUN", "-n", "0"], "num_samples must be at least 1"),
         (["sample", "RUN", "-n", "2", "-o", "x.bmp"], "must end in .png, .pdf, .svg or .npz"),
         (["reconstruct", "RUN", "-n", "0"], "at least 1"),
@@ -401,7 +474,11 @@ def test_an_error_is_exit_code_1_and_one_line(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.parametrize(
-    "words", [["fit", "digits", *TINY_WORDS, "--overwrite", "--out"], ["evaluate", "--num-samples", "3"]]
+    "words",
+    [
+        ["fit", "digits", *TINY_WORDS, "--overwrite", "--out"],
+        ["evaluate", "--estimator", "importance", "--num-samples", "3"],
+    ],
 )
 def test_a_device_that_is_not_there_is_an_error_in_one_line_that_costs_nothing(
     run_copy: Path, capsys: pytest.CaptureFixture[str], words: list[str]

@@ -45,6 +45,12 @@ RECORD = {
     "estimator": "importance",
     "proposal": "encoder",
     "num_samples": 1000,
+    "target_error": None,
+    "share_above_target": None,
+    "methods": {"encoder": 40},
+    "samples": {"mean": 1000.0, "maximum": 1000.0},
+    "passes": {"mean": 1001.0, "maximum": 1001.0},
+    "subset": None,
     "seed": 0,
     "relaxed": None,
     "log_evidence": {
@@ -65,6 +71,14 @@ RECORD = {
     "ess": {"median": 141.26, "minimum": 3.1},
     "num_nonfinite": 0,
     "curve": {"num_samples": [31.25, 62.5, 1000.0], "mean": [-23.4, -23.35, -23.304], "error": [0.21, 0.21, 0.21]},
+    "extrapolation": {
+        "mean": -23.288,
+        "error": 0.0051,
+        "gain": 0.016,
+        "gain_error": 0.001,
+        "num_points": 4,
+        "sentence": "By a line in 1/S through the last 4 points of the curve over S.",
+    },
     "flags": ["5.0% of the data have k-hat > 0.7."],
     "provenance": {"logpx": "0.1", "torch": "2.13", "device": "cpu", "date": "2025-01-01", "seconds": 1.5},
 }
@@ -111,11 +125,17 @@ class FakeRun:
     def metrics(self) -> dict[str, np.ndarray]:
         return {"epoch": np.arange(1.0, 4.0), "train": np.array([-30.0, -25.0, -24.0]), "valid": np.full(3, np.nan)}
 
+    def events(self) -> list[str]:
+        return []
+
     def evaluation(self) -> Any:
         return self.record
 
     def scores(self) -> Any:
         return scores() if self.given == "some" else self.given
+
+    def bounds(self) -> Any:
+        return None
 
     def load_model(self) -> Any:
         return self.model
@@ -205,6 +225,32 @@ def test_the_headline_gives_the_number_both_errors_and_bits(painted: FakeRun) ->
     assert text.count("5.0% of the data have k-hat > 0.7.") == 1
     assert "1 of 2" in text and "141.3 (3.1)" in text and "sha256:00ff" in text
     assert "64, 32" in text and "model.hidden" in text
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_the_results_name_the_effort_and_the_limit_in_s(tmp_path: Path) -> None:
+    text = Page(write(FakeRun(tmp_path / "run"))).text
+    assert "with 1,000 samples per datum, proposal: encoder (seed 0)" in text
+    assert "samples per datum on average, with seed 0 1,000" in text
+    assert "passes per datum forward 1, backward 2, pilots and fits included 1,001" in text
+    assert "from infinitely many samples" in text and "−23.2880 ± 0.0051 nats" in text
+    assert "a line in 1/S through the last 4 points has this intercept" in text
+    reason = "No extrapolation in the number of samples: 9.0% of the data have a k-hat of 0.5 or more."
+    without = record(extrapolation={"mean": None, "error": None, "sentence": reason})
+    text = Page(write(FakeRun(tmp_path / "without", without))).text
+    assert reason in text and "1/S through" not in text
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_a_subset_is_said_to_stand_for_all(tmp_path: Path) -> None:
+    parts = {**RECORD["log_evidence"], "subset_error": 0.0312}  # type: ignore[dict-item]
+    subset = {"num_data": 10, "num_all": 40, "control_samples": 8, "error": 0.0315}
+    text = Page(write(FakeRun(tmp_path / "run", record(log_evidence=parts, subset=subset), scores(10)))).text
+    assert "from 10 of the data, drawn at random: with the ELBO of all as control variate" in text
+    assert "As a statement on just these 40 data its error is 0.032 nats" in text
+    assert text.count("0.031 nats") == 2
+    assert "10 (0)" in text
+    assert "subset" not in Page(write(FakeRun(tmp_path / "all"))).text
 
 
 @pytest.mark.usefixtures("unpainted")

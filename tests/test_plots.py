@@ -143,6 +143,40 @@ def test_curve_without_elbo_or_with_one_point_or_infinite_points() -> None:
     assert rendered(plots.evidence_curve([1.0], [-np.inf], [np.nan], -np.inf)).size
 
 
+def test_the_limit_of_the_curve_is_a_line_with_its_band() -> None:
+    figure = plots.evidence_curve([10, 20, 40], [-3.0, -2.5, -2.25], [0.1, 0.1, 0.1], limit=(-2.0, 0.11))
+    line = labelled(figure, "extrapolated")
+    assert set(line.get_ydata()) == {-2.0}
+    assert line.get_label() == "extrapolated −2.00 ± 0.11"
+    (band,) = [patch for patch in axes(figure).patches if patch.get_height() == pytest.approx(2 * 1.96 * 0.11)]
+    assert band.get_y() == pytest.approx(-2.0 - 1.96 * 0.11)
+    assert "extrapolated" not in words(plots.evidence_curve([10, 20], [-3.0, -2.5], [0.1, 0.1]))
+
+
+def test_pairs_are_drawn_with_the_interval_of_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    b = rng.normal(-90, 20, 400)
+    a = b + np.append(rng.normal(1, 2, 399), 300.0)
+    figure = plots.paired_scores(a, b, (0.5, 1.5), confidence=0.9, names=("runs/$a", "runs/b"))
+    left, right = figure.axes
+    assert f"A less B is {(a - b).mean():.1f} nats on average (90% interval 0.5 to 1.5)" in words(figure)
+    assert "A: runs/$a. B: runs/b." in words(figure) and "1 difference beyond the view" in words(figure)
+    (band,) = [patch for patch in left.patches if patch.get_width() == pytest.approx(1.0) and patch.get_x() == 0.5]
+    assert band.get_alpha() < 0.5
+    mean = [line for line in left.lines if str(line.get_label()).startswith("mean")]
+    assert mean[0].get_xdata()[0] == pytest.approx((a - b).mean())
+    dots = next(each for each in right.collections if isinstance(each, PathCollection)).get_offsets()
+    assert np.allclose(dots, np.stack([a, b], 1))
+    assert rendered(figure).size
+
+
+def test_pairs_of_a_model_with_itself_and_unequal_lengths() -> None:
+    a = np.array([-3.0, -2.0, -5.0])
+    assert "A less B is 0.00 nats" in words(plots.paired_scores(a, a, (0.0, 0.0)))
+    with pytest.raises(ValueError, match="equal lengths, but have 3 and 2"):
+        plots.paired_scores(a, a[:2], (0.0, 0.0))
+
+
 def test_pareto_scatter_sorts_data_into_zones() -> None:
     k = np.array([-np.inf, 0.2, 0.4999, 0.5, 0.69, 0.7, 1.3, np.inf, np.nan])
     figure = plots.pareto_scatter(np.linspace(-9, -1, 9), k)

@@ -12,6 +12,7 @@ from logpx.likelihoods import LIKELIHOODS
 from logpx.settings import ModelSettings, known_recipes
 
 README = Path(__file__).parents[1] / "README.md"
+EM = README.parent / "docs" / "em.md"
 
 
 def blocks(language):
@@ -46,6 +47,14 @@ def test_the_monte_carlo_of_the_readme_runs_and_is_right(capsys):
     result = names["result"]
     assert abs(result.estimate - 3.167e-5) < 4 * result.standard_error
     assert "trust the interval alone" in capsys.readouterr().out
+
+
+def test_the_code_of_the_guide_to_em_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", EM.read_text(), flags=re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["log_p"].shape == (500,) and not names["online"].converged
+    assert "BernoulliMixture after 19 iterations" in capsys.readouterr().out
 
 
 def test_the_project_of_the_readme_is_simulated(tmp_path, monkeypatch, capsys):

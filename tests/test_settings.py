@@ -12,7 +12,15 @@ import yaml
 
 from logpx.cli import main
 from logpx.data.catalogue import CATALOGUE
-from logpx.settings import SECTIONS, ModelSettings, Settings, default_recipe, known_recipes, recipe_path
+from logpx.settings import (
+    SECTIONS,
+    SETTINGS_OF,
+    ModelSettings,
+    Settings,
+    default_recipe,
+    known_recipes,
+    recipe_path,
+)
 from logpx.weights import check_given
 
 # For each setting a value other than its default, and other than that of the recipe of digits.
@@ -22,6 +30,14 @@ OTHER: dict[str, Any] = {
     "binarization": "static",
     "flip": True,
     "likelihood": "gaussian",
+    "model": "factor-analysis",
+    "components": 7,
+    "covariance": "tied",
+    "pseudo_count": 0.5,
+    "variance_floor": 1e-3,
+    "max_iterations": 20,
+    "tolerance": 0.01,
+    "restarts": 5,
     "num_mixtures": 3,
     "log_scale_bound": 7.5,
     "latent_dim": 3,
@@ -62,6 +78,18 @@ OTHER: dict[str, Any] = {
     "seed": 5,
     "device": "cpu",
 }
+
+
+# The models that have the settings that a VAE has not.
+MODEL_OF = {
+    **dict.fromkeys(("components", "covariance", "variance_floor"), "gaussian-mixture"),
+    **dict.fromkeys(("pseudo_count", "max_iterations", "tolerance", "restarts"), "bernoulli-mixture"),
+}
+
+
+def given(name: str) -> dict[str, Any]:
+    """A setting, and with it the model that has it."""
+    return {"model": MODEL_OF.get(name, "vae"), name: OTHER[name]}
 
 
 def flat(settings: Settings) -> dict[str, Any]:
@@ -122,7 +150,7 @@ def test_yaml_brings_back_equal_settings(settings: Settings, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", OTHER)
 def test_any_setting_is_overridden_by_its_own_name_and_nothing_else_changes(name: str) -> None:
-    before = Settings.from_recipe("digits")
+    before = Settings.from_recipe("digits").override(model=given(name)["model"] if name != "model" else "vae")
     after = before.override(**{name: OTHER[name]})
     assert {key: value for key, value in flat(after).items() if value != flat(before)[key]} == {name: OTHER[name]}
     assert Settings.from_dict(yaml.safe_load(after.to_yaml())) == after
@@ -130,12 +158,47 @@ def test_any_setting_is_overridden_by_its_own_name_and_nothing_else_changes(name
 
 @pytest.mark.parametrize("name", OTHER)
 def test_the_command_line_beats_the_recipe_in_any_setting(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    value = OTHER[name]
-    words = [
-        str(v).lower() if isinstance(v, bool) else str(v) for v in (value if isinstance(value, tuple) else [value])
-    ]
-    text = printed(capsys, "digits", "--" + name.replace("_", "-"), *words)
-    assert Settings.from_dict(yaml.safe_load(text)) == Settings.from_recipe("digits").override(**{name: value})
+    words = []
+    for key, value in given(name).items():
+        values = value if isinstance(value, tuple) else [value]
+        words += ["--" + key.replace("_", "-"), *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]
+    text = printed(capsys, "digits", *words)
+    assert Settings.from_dict(yaml.safe_load(text)) == Settings.from_recipe("digits").override(**given(name))
+
+
+@pytest.mark.parametrize(
+    "model, name, words",
+    [
+        ("vae", "components", "bernoulli-mixture or gaussian-mixture, but the model is vae"),
+        ("vae", "covariance", "gaussian-mixture, but the model is vae"),
+        ("vae", "pseudo_count", "bernoulli-mixture, but"),
+        ("vae", "max_iterations", "bernoulli-mixture or gaussian-mixture or factor-analysis or ppca, but"),
+        ("bernoulli-mixture", "variance_floor", "gaussian-mixture or factor-analysis or ppca, but"),
+        ("bernoulli-mixture", "latent_dim", "vae or factor-analysis or ppca, but the model is bernoulli-mixture"),
+        ("bernoulli-mixture", "hidden", "vae, but the model is bernoulli-mixture: leave it out"),
+        ("gaussian-mixture", "likelihood", "vae, but"),
+        ("factor-analysis", "epochs", "vae, but"),
+        ("ppca", "num_samples", "vae, but"),
+        ("ppca", "components", "bernoulli-mixture or gaussian-mixture, but the model is ppca"),
+        ("ppca", "flip", "vae, but"),
+    ],
+)
+def test_a_setting_that_the_model_has_not_is_refused_where_it_is_given_by_name(
+    model: str, name: str, words: str
+) -> None:
+    settings = Settings.from_recipe("digits").override(model=model)
+    for values in ({name: OTHER[name]}, {name: OTHER[name], "model": model}):
+        with pytest.raises(ValueError, match=f"^{name} is a setting of model.*{words}"):
+            settings.override(**values)
+    # complete settings hold those of all models
+    assert Settings.from_dict(settings.to_dict()) == settings
+
+
+def test_the_settings_of_each_model_are_all_its_own() -> None:
+    for model in ("vae", *SETTINGS_OF):
+        settings = Settings().override(model=model)
+        for name in ("data_root", "binarization", "seed", "device", *SETTINGS_OF.get(model, ("hidden", "epochs"))):
+            assert flat(settings.override(**{name: OTHER[name]}))[name] == OTHER[name]
 
 
 def test_print_config_is_the_resolved_settings_and_config_reads_them_back(
@@ -185,6 +248,15 @@ def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
         ({"model": {"log_scale_bound": -1.0}}, ["log_scale_bound must be", "-1.0"]),
         ({"model": {"log_scale_bound": 0.0}}, ["log_scale_bound must be", "0.0"]),
         ({"model": {"log_scale_bound": 50.0}}, ["log_scale_bound must be", "50.0"]),
+        ({"model": {"model": "mixture"}}, ["model.model", "bernoulli-mixture", "but is mixture"]),
+        ({"model": {"components": 0}}, ["components must be at least 1", "0"]),
+        ({"model": {"covariance": "round"}}, ["model.covariance", "diagonal", "round"]),
+        ({"model": {"pseudo_count": -1.0}}, ["pseudo_count must be at least 0", "-1.0"]),
+        ({"model": {"variance_floor": 0.0}}, ["variance_floor must be above 0", "0.0"]),
+        ({"model": {"variance_floor": float("inf")}}, ["variance_floor must be above 0", "inf"]),
+        ({"em": {"max_iterations": 0}}, ["max_iterations must be at least 1", "0"]),
+        ({"em": {"tolerance": float("nan")}}, ["tolerance must be at least 0", "nan"]),
+        ({"em": {"restarts": 0}}, ["restarts must be at least 1", "0"]),
         ({"model": {"network": "cnn"}}, ["model.network", "resnet", "cnn"]),
         ({"model": {"normalization": "layer"}}, ["model.normalization", "group", "layer"]),
         ({"model": {"upsampling": "linear"}}, ["model.upsampling", "shuffle", "linear"]),

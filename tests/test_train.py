@@ -426,7 +426,7 @@ def test_the_validation_bound_is_the_plain_one_whatever_is_trained_by(tmp_path: 
     """At learning rate 0 the weights stay, so that an evaluation is of the weights that were validated."""
     still = {"epochs": 1, "learning_rate": 0.0, "num_samples": 2000}
     run = logpx.fit(toy_data(), model=Toy(), out=tmp_path / "run", **still, **options)
-    elbo = run.evaluate("valid", num_samples=2000).record["elbo"]
+    elbo = run.evaluate("valid", estimator="importance", num_samples=2000).record["elbo"]
     # the Monte Carlo error of either is below 3 nats / sqrt(12 * 2000) = 0.02: five of both, false alarm below 1e-6
     assert column(run.path, "valid") == pytest.approx([elbo], abs=0.15)
 
@@ -498,7 +498,7 @@ def test_a_fitted_run_has_its_model_and_data_at_hand(tmp_path: Path) -> None:
     assert run.load_data() is data
     assert not model.training
     assert same(model.state_dict(), weights(run.path))
-    assert run.evaluate(num_samples=50).record["log_evidence"]["mean"] < 0
+    assert run.evaluate(estimator="importance", num_samples=50).record["log_evidence"]["mean"] < 0
 
 
 def test_data_are_counted_once_per_epoch_whatever_the_batch_size(tmp_path: Path) -> None:
@@ -579,7 +579,7 @@ def test_a_crash_between_the_last_weights_and_the_state_is_made_good(tmp_path: P
 
 def test_an_evaluation_does_not_outlive_its_weights(tmp_path: Path) -> None:
     run = logpx.fit("digits", out=tmp_path / "run", **{**TINY, "epochs": 1})
-    run.evaluate(num_samples=30, limit=5)
+    run.evaluate(estimator="importance", num_samples=30, limit=5)
     logpx.resume(run.path)
     assert run.evaluation() is not None
     logpx.resume(run.path, epochs=2)

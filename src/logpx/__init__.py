@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .adapters import adapt, from_pyro, from_pythae
     from .data import Batch, DataSet, Split, load_data
     from .evaluation import Evaluation, evaluate
     from .exact import FactorAnalysis
@@ -35,11 +36,14 @@ _HOMES = {
     "Settings": "settings",
     "Split": "data",
     "VAE": "vae",
+    "adapt": "adapters",
     "conv_vae": "vae",
     "elbo": "objectives",
     "encode": "generate",
     "evaluate": "evaluation",
     "fit": "train",
+    "from_pyro": "adapters",
+    "from_pythae": "adapters",
     "iwae": "objectives",
     "load": "run",
     "load_data": "data",
@@ -64,11 +68,14 @@ __all__ = [
     "Split",
     "VAE",
     "__version__",
+    "adapt",
     "conv_vae",
     "elbo",
     "encode",
     "evaluate",
     "fit",
+    "from_pyro",
+    "from_pythae",
     "iwae",
     "load",
     "load_data",

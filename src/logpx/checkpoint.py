@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["State", "WeightAverage", "restore", "save", "save_epoch"]
+__all__ = ["State", "WeightAverage", "restore", "resuming_from", "save", "save_epoch", "write_rows"]
 
 import csv
 import dataclasses
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +148,7 @@ def save_epoch(run: Run, state: State, average: WeightAverage, chooses: bool) ->
         state.best = valid if chooses and valid > state.best else state.best
         state.best_epoch = int(state.rows[-1]["epoch"])
         save_weights(average.weights(), run.path / "best.safetensors")
-    write_atomically(run.path / "metrics.csv", partial(_write_rows, state.rows))
+    write_rows(run, state.rows)
 
 
 def restore(run: Run, model: nn.Module, optimizer: Optimizer, average: WeightAverage) -> State:
@@ -165,7 +166,7 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer, average: WeightAve
     path = run.path / "training.pt"
     if not path.exists():
         return State()
-    try:
+    with resuming_from(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
@@ -173,6 +174,20 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer, average: WeightAve
             average.average[name].copy_(value)
         average.count = content["average_count"]
         return State(**content["state"])
+
+
+@contextmanager
+def resuming_from(path: Path) -> Iterator[None]:
+    """Within the block, an error says that a saved state is damaged or belongs to another model.
+
+    Arguments:
+        path: The file of the state.
+
+    Raises:
+        LogpxError: In place of the error.
+    """
+    try:
+        yield
     except (
         OSError,
         RuntimeError,
@@ -187,7 +202,17 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer, average: WeightAve
         ) from error
 
 
-def _write_rows(rows: list[dict[str, float]], path: Path) -> None:
+def write_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes metrics.csv; a NaN and None are empty cells.
+
+    Arguments:
+        run: The run.
+        rows: The values by the names of their columns, the same in every row.
+    """
+    write_atomically(run.path / "metrics.csv", partial(_write_table, rows))
+
+
+def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

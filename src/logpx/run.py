@@ -2,9 +2,9 @@
 
     config.yaml           the full settings, fit for --config
     run.json              schema, versions, the data's name, kind, shape and hash
-    metrics.csv           one row per epoch
+    metrics.csv           one row per epoch, or per iteration of EM
     best.safetensors      weights with the best validation bound (the last ones where there is no validation)
-    last.safetensors      weights after the last epoch
+    last.safetensors      weights after the last epoch; for EM both are those of the best start
     training.pt           all that a resume needs
     evaluation.json       the record of `logpx evaluate`; evaluation.npz: its numbers per datum
     report.html, figures/
@@ -33,15 +33,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from .comparison import Evaluated
 from .data import DataSet, Split, load_data
 from .evaluation import Evaluation, evaluate
+from .evidence import Sandwich, sandwich
 from .files import first_line, read_json, write_arrays, write_json, write_text
-from .likelihoods import LIKELIHOODS, choose_likelihood
+from .likelihoods import LIKELIHOODS
 from .model import LatentVariableModel, as_model
 from .settings import Settings
 from .utils import LogpxError
 from .version import __version__
-from .weights import build_model, load_weights
+from .weights import build_model, likelihood_of, load_weights
 
 SCHEMA = 1
 FILES = (
@@ -109,10 +111,11 @@ class Run:
         _clear(path, overwrite)
         run = cls(path, as_model(model) if own else None, data)
         run.write_settings(settings)
+        tensors = list(model.parameters()) or list(model.state_dict().values())
         info = {
             "schema": SCHEMA,
             "model": f"{type(model).__module__}.{type(model).__qualname__}" if own else "settings",
-            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "num_parameters": sum(tensor.numel() for tensor in tensors),
             "data": _describe(data, kind),
             "versions": {
                 "logpx": __version__,
@@ -159,8 +162,12 @@ class Run:
     def is_relaxed(self) -> bool:
         """Whether the settings' likelihood is relaxed for the data; a model of one's own tells only in evaluation."""
         kind = self.info["data"]["model_kind"]
-        name = self.settings.model.likelihood
-        return not self.is_own and kind in LIKELIHOODS[choose_likelihood(name, kind)].relaxed_kinds
+        return not self.is_own and kind in LIKELIHOODS[likelihood_of(self.settings.model, kind)].relaxed_kinds
+
+    @property
+    def is_em(self) -> bool:
+        """Whether the model was fitted by expectation maximization."""
+        return not self.is_own and self.settings.model.model != "vae"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -186,16 +193,32 @@ class Run:
         return self._json("run.json") or {}
 
     def metrics(self) -> dict[str, np.ndarray]:
-        """Returns the columns of metrics.csv; an empty cell is NaN."""
+        """Returns the columns of numbers in metrics.csv; an empty cell is NaN."""
+        rows = self._rows()
+        names = [name for name in (rows[0] if rows else ()) if name != "events"]
+        try:
+            return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+        except (ValueError, TypeError) as error:
+            raise self._unreadable(error) from error
+
+    def events(self) -> list[str]:
+        """Returns what EM had to mend, in sentences, each with its start and iteration."""
+        rows = [row for row in self._rows() if row.get("events")]
+        return [f"Start {int(row['start']) + 1}, iteration {row['iteration']}: {row['events']}" for row in rows]
+
+    def _rows(self) -> list[dict[str, str]]:
         path = self.path / "metrics.csv"
         if not path.exists():
-            return {}
+            return []
         try:
             with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            return {key: np.array([float(row[key] or "nan") for row in rows]) for key in (rows[0] if rows else [])}
-        except (OSError, ValueError, TypeError, csv.Error) as error:
-            raise LogpxError(f"{path} holds no metrics ({first_line(error)}): restore it or fit again.") from error
+                return list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> LogpxError:
+        path = self.path / "metrics.csv"
+        return LogpxError(f"{path} holds no metrics ({first_line(error)}): restore it or fit again.")
 
     def evaluation(self) -> dict[str, Any] | None:
         """Returns the content of evaluation.json, or None before an evaluation."""
@@ -203,8 +226,26 @@ class Run:
 
     def forget_evaluation(self) -> None:
         """Removes an evaluation, because the weights that it speaks of are about to change."""
-        for name in ("evaluation.json", "evaluation.npz", "report.html"):
+        for name in ("evaluation.json", "evaluation.npz", "sandwich.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
+
+    def sandwich(self, *, weights: Weights = "best", **options: Any) -> Sandwich:
+        """Bounds log p(x) of simulated data from both sides and keeps the result; see :func:`logpx.evidence.sandwich`.
+
+        Arguments:
+            weights: The "best" ones on the validation data, or the "last".
+            options: The options of :func:`logpx.evidence.sandwich`.
+
+        Returns:
+            The bounds per datum; their averages are also written to sandwich.json.
+        """
+        bounds = sandwich(self.load_model(weights), **options)
+        write_json(self.path / "sandwich.json", bounds.record())
+        return bounds
+
+    def bounds(self) -> dict[str, Any] | None:
+        """Returns the content of sandwich.json, or None where there is none."""
+        return self._json("sandwich.json")
 
     def scores(self) -> dict[str, np.ndarray] | None:
         """Returns the evaluation's numbers per datum, or None before an evaluation."""
@@ -218,6 +259,19 @@ class Run:
             raise LogpxError(
                 f"{path} cannot be read ({first_line(error)}): run 'logpx evaluate {self.path}'."
             ) from error
+
+    def evaluated(self) -> Evaluated:
+        """Returns what is needed to compare the run with another one.
+
+        Raises:
+            ValueError: If the run was not evaluated.
+        """
+        record, scores = self.evaluation(), self.scores()
+        if record is None:
+            raise ValueError(f"{self.path} has not been evaluated: run 'logpx evaluate {self.path}' first.")
+        if scores is None:
+            raise ValueError(f"{self.path} has no evaluation.npz: run 'logpx evaluate {self.path}' again.")
+        return Evaluated(str(self.path), record, scores)
 
     def load_data(self) -> DataSet:
         """Returns the data set of the fit, and checks that its content is the same.

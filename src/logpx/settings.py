@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "DataSettings",
+    "EMSettings",
     "ModelSettings",
     "ObjectiveSettings",
     "Settings",
@@ -53,8 +54,23 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """A VAE of multilayer perceptrons or of convolutional networks."""
+    """A VAE of multilayer perceptrons or of convolutional networks, or a model whose log p(x) is known."""
 
+    model: Literal["vae", "bernoulli-mixture", "gaussian-mixture", "factor-analysis", "ppca"] = _setting(
+        "vae",
+        "a variational autoencoder; or a model that knows its log p(x) and is fitted by expectation maximization (EM): "
+        "bernoulli-mixture for binary data; gaussian-mixture, factor-analysis or ppca for real ones",
+    )
+    components: int = _setting(50, "mixtures: number of components")
+    covariance: Literal["full", "diagonal", "tied"] = _setting(
+        "full", "gaussian-mixture: a covariance matrix per component, variances alone, or one matrix for all"
+    )
+    pseudo_count: float = _setting(
+        1.0, "bernoulli-mixture: how often each component is taken to have seen each pixel on, and off, beforehand"
+    )
+    variance_floor: float = _setting(
+        1e-6, "gaussian-mixture, factor-analysis and ppca: smallest variance, in squared units of the data"
+    )
     likelihood: str = _setting(
         "auto",
         "auto (by the kind of data), bernoulli, discretized-logistic-mixture, categorical, discretized-gaussian, "
@@ -62,7 +78,7 @@ class ModelSettings:
     )
     num_mixtures: int = _setting(5, "components of a discretized logistic mixture")
     log_scale_bound: float = _setting(5.0, "how far log-scales of levels can go from where they start, either way")
-    latent_dim: int = _setting(20, "number of latents, where they are a vector")
+    latent_dim: int = _setting(20, "number of latents, where they are a vector; also of factor-analysis and ppca")
     latent_channels: int | None = _setting(None, "conv and resnet: channels of latent maps; null: a vector of latents")
     network: Literal["mlp", "residual", "conv", "resnet"] = _setting(
         "mlp", "multilayer perceptrons (plain or with residual blocks), or convolutions (plain or with residual blocks)"
@@ -88,8 +104,11 @@ class ModelSettings:
     center: bool = _setting(False, "subtract the training mean before the encoder, and start the decoder at it")
 
     def __post_init__(self) -> None:
-        for name in ("num_mixtures", "latent_dim", "num_blocks"):
+        for name in ("components", "num_mixtures", "latent_dim", "num_blocks"):
             _require_range(name, getattr(self, name), 1)
+        _require_range("pseudo_count", self.pseudo_count, 0)
+        if not 0 < self.variance_floor < float("inf"):
+            raise ValueError(f"variance_floor must be above 0, but is {self.variance_floor}: mend the setting.")
         if not 0 < self.log_scale_bound <= 20:
             raise ValueError(
                 f"log_scale_bound must be above 0 and at most 20, but is {self.log_scale_bound}: the default is 5."
@@ -162,6 +181,19 @@ class TrainSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class EMSettings:
+    """How expectation maximization climbs, for models that know their log p(x)."""
+
+    max_iterations: int = _setting(500, "largest number of iterations from one start, each a pass over the data")
+    tolerance: float = _setting(1e-4, "gain per iteration below which it has converged, in nats per datum")
+    restarts: int = _setting(3, "random starts, of which the best after ten iterations goes on")
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_iterations", 1), ("tolerance", 0), ("restarts", 1)):
+            _require_range(name, getattr(self, name), least)
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """All that decides the result of a fit."""
 
@@ -169,6 +201,7 @@ class Settings:
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
     objective: ObjectiveSettings = dataclasses.field(default_factory=ObjectiveSettings)
     train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    em: EMSettings = dataclasses.field(default_factory=EMSettings)
     seed: int = _setting(0, "seed of weights, batches and draws")
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where to compute")
 
@@ -177,7 +210,7 @@ class Settings:
         """Builds settings from nested mappings, as a YAML file gives them; what is absent has its default.
 
         Arguments:
-            nested: The sections data, model, objective and train, and seed and device.
+            nested: The sections data, model, objective, train and em, and seed and device.
 
         Raises:
             ValueError: If a key is unknown or a value has another type or range.
@@ -232,7 +265,7 @@ class Settings:
             values: The values by the names of their settings.
 
         Raises:
-            ValueError: If a name is unknown.
+            ValueError: If a name is unknown, or the model has no such setting.
 
         Example:
             >>> Settings().override(epochs=3, seed=1).train.epochs
@@ -245,7 +278,10 @@ class Settings:
                 known = [n for section in SECTIONS.values() for n in _names(section)] + ["seed", "device"]
                 raise ValueError(_unknown("setting", name, known))
             (nested[home] if home else nested)[name] = value
-        return Settings.from_dict(nested)
+        settings = Settings.from_dict(nested)
+        for name in values:
+            _require_model_with(name, settings.model.model)
+        return settings
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as nested plain values, fit for YAML and JSON."""
@@ -264,6 +300,14 @@ SECTIONS: dict[str, type] = {
     "model": ModelSettings,
     "objective": ObjectiveSettings,
     "train": TrainSettings,
+    "em": EMSettings,
+}
+# The settings of each model that EM fits, beside data, seed, device and those of EM; all others are a VAE's.
+SETTINGS_OF = {
+    "bernoulli-mixture": ("components", "pseudo_count"),
+    "gaussian-mixture": ("components", "covariance", "variance_floor"),
+    "factor-analysis": ("latent_dim", "variance_floor"),
+    "ppca": ("latent_dim", "variance_floor"),
 }
 
 
@@ -339,6 +383,20 @@ def _check_not_none(nested: Mapping[str, Any], section: type, where: str) -> Non
         if field.name in nested and nested[field.name] is None and "None" not in str(field.type):
             name = where + field.name
             raise ValueError(f"{name} must be of type {field.type}, but is None: give a value, or drop the line.")
+
+
+def _require_model_with(name: str, model: str) -> None:
+    """Refuses a setting that is given by name and would do nothing, because another model has it."""
+    if name in ("model", "seed", "device") or (name in _names(DataSettings) and name != "flip"):
+        return
+    with_it = [other for other, own in SETTINGS_OF.items() if name in own or name in _names(EMSettings)]
+    if not with_it or name == "latent_dim":
+        with_it = ["vae", *with_it]
+    if model not in with_it:
+        raise ValueError(
+            f"{name} is a setting of model {' or '.join(with_it)}, but the model is {model}: leave it out, or choose "
+            "another model."
+        )
 
 
 def _check_keys(nested: Mapping[str, Any], section: type, where: str) -> None:

@@ -28,11 +28,11 @@ from .checkpoint import WeightAverage, restore, save, save_epoch
 from .data import Batch, DataSet, Split, load_data
 from .data.catalogue import CATALOGUE
 from .interrupt import interruptible
-from .likelihoods import choose_likelihood
 from .model import as_model, call, evaluating
 from .progress import track
 from .run import Run
 from .settings import ObjectiveSettings, Settings, TrainSettings
+from .train_em import fit_by_em
 from .utils import LogpxError, choose_device, generator, keyed_rng, num_at_once
 from .weights import build_model, check_given
 
@@ -42,7 +42,7 @@ VALIDATION_BATCH = 500
 def fit(
     data: str | Path | DataSet = "digits",
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     out: str | Path | None = None,
     recipe: str | None = None,
     settings: Settings | None = None,
@@ -50,12 +50,16 @@ def fit(
     progress: bool | None = None,
     **overrides: Any,
 ) -> Run:
-    """Fits a latent-variable model to data by maximizing a bound of log p(x), and keeps the result in a run folder.
+    """Fits a latent-variable model to data and keeps the result in a run folder.
+
+    A VAE, or a model of one's own, is fitted by maximizing a bound of log p(x); a model that knows its log p(x), by
+    expectation maximization.
 
     Arguments:
         data: The name of a data set, a path to an array or a folder of images, or a data set in memory.
-        model: A module of one's own with the methods prior, encoder and decoder; by default a VAE by the settings.
-        out: The run folder; by default runs/ and the name of the data.
+        model: A module of one's own with the methods prior, encoder and decoder, or the name of a model, such as
+            "bernoulli-mixture"; by default that of the settings, mostly a VAE.
+        out: The run folder; by default runs/ and the name of the data, and that of the model where it is no VAE.
         recipe: The name of a recipe; by default that of the data set.
         settings: Full settings, in place of a recipe.
         overwrite: Whether an earlier run in the folder may be replaced.
@@ -73,20 +77,26 @@ def fit(
     name = _stored_name(data)
     if settings is not None and recipe is not None:
         raise ValueError("Give settings or a recipe, not both: settings are complete in themselves.")
+    if isinstance(model, str):
+        overrides, model = {"model": model, **overrides}, None
     settings = (settings or Settings.from_recipe(name, recipe)).override(**{"name": name, **overrides})
+    is_em = model is None and settings.model.model != "vae"
     data_set = data if isinstance(data, DataSet) else _load(settings)
     train = data_set.split("train", settings.data.binarization, settings.data.data_seed)
-    if settings.data.flip:
+    if settings.data.flip and not is_em:
         # refused here, before an earlier run is removed
         data_set.split("train", flip=True)
-    check_given(overrides, settings, train.kind, is_own=model is not None)
     built = _checked_model(model) if model is not None else _build(settings, data_set, train)
-    _check_data(data_set, settings)
-    _check_batches(built, len(train), settings.train.batch_size)
-    _rehearse(built, settings, train)
-    path = Path(out or Path("runs") / Path(name).stem)
+    if is_em:
+        _rehearse_em(built, settings, data_set, train)
+    else:
+        check_given(overrides, settings, train.kind, is_own=model is not None)
+        _check_batches(built, len(train), settings.train.batch_size)
+        _rehearse(built, settings, data_set, train)
+    stem = f"{Path(name).stem}-{settings.model.model}" if is_em else Path(name).stem
+    path = Path(out or Path("runs") / stem)
     run = Run.create(path, settings, data_set, train.kind, built, own=model is not None, overwrite=overwrite)
-    return _train(run, settings, built, progress)
+    return (fit_by_em if is_em else _train)(run, settings, built, progress)
 
 
 def resume(
@@ -95,6 +105,7 @@ def resume(
     model: nn.Module | None = None,
     data: DataSet | None = None,
     epochs: int | None = None,
+    max_iterations: int | None = None,
     progress: bool | None = None,
 ) -> Run:
     """Continues a fit from its last saved state, to the weights that it would have reached uninterrupted.
@@ -104,6 +115,7 @@ def resume(
         model: The module of one's own, where the run was fitted with one.
         data: The data set, where the run was fitted to one in memory.
         epochs: Another number of epochs, to prolong a fit.
+        max_iterations: Another largest number of iterations of EM, likewise.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -117,9 +129,10 @@ def resume(
     # where nothing was saved yet, the weights start as those of the fit did: from the data's mean, too
     is_built = run.model is None and not run.is_own
     built = _build(run.settings, run.load_data(), train) if is_built else _checked_model(run.build_model())
-    if epochs is not None:
-        run.write_settings(run.settings.override(epochs=epochs))
-    return _train(run, run.settings, built, progress)
+    prolonged = {name: n for name, n in {"epochs": epochs, "max_iterations": max_iterations}.items() if n is not None}
+    if prolonged:
+        run.write_settings(run.settings.override(**prolonged))
+    return (fit_by_em if run.is_em else _train)(run, run.settings, built, progress)
 
 
 def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
@@ -313,9 +326,7 @@ def _load(settings: Settings) -> DataSet:
 
 
 def _build(settings: Settings, data: DataSet, train: Split) -> nn.Module:
-    likelihood = choose_likelihood(settings.model.likelihood, train.kind)
-    settings = settings.override(likelihood=likelihood)
-    mean = _mean(train) if settings.model.center else None
+    mean = _mean(train) if settings.model.center and settings.model.model == "vae" else None
     return _checked_model(build_model(settings, data.event_shape, train.kind, train.levels, mean))
 
 
@@ -336,8 +347,11 @@ def _checked_model(model: object) -> nn.Module:
     return model
 
 
-def _rehearse(model: nn.Module, settings: Settings, train: Split) -> None:
+def _rehearse(model: nn.Module, settings: Settings, data: DataSet, train: Split) -> None:
     """Does once what each step does, so that what cannot be is refused before an earlier run is removed."""
+    if settings.train.patience is not None and (settings.train.validate_on != "valid" or not len(data.parts["valid"])):
+        raise ValueError("patience needs validation data to judge by: set validate_on valid and num_valid above 0.")
+    _require_data(data, {"train", settings.train.validate_on} - {"none", "valid"})
     choose_device(settings.device)
     _optimizer(model, settings.train)
     WeightAverage(model, settings.train.ema)
@@ -346,10 +360,14 @@ def _rehearse(model: nn.Module, settings: Settings, train: Split) -> None:
         _bound(_Objective(model, settings.objective), batch, settings.objective.beta)
 
 
-def _check_data(data: DataSet, settings: Settings) -> None:
-    if settings.train.patience is not None and (settings.train.validate_on != "valid" or not len(data.parts["valid"])):
-        raise ValueError("patience needs validation data to judge by: set validate_on valid and num_valid above 0.")
-    for name in {"train", settings.train.validate_on} - {"none", "valid"}:
+def _rehearse_em(model: nn.Module, settings: Settings, data: DataSet, train: Split) -> None:
+    """Refuses likewise what EM cannot do; its steps suit all data of the model's kind."""
+    _require_data(data, {"train"})
+    choose_device(settings.device)
+
+
+def _require_data(data: DataSet, parts: set[str]) -> None:
+    for name in parts:
         if not len(data.parts[name]):
             raise ValueError(f"The {name} part of {data.name!r} is empty, but is needed: give data with a {name} part.")
 

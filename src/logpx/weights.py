@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["build_model", "check_given", "load_weights", "save_weights"]
+__all__ = ["build_model", "check_given", "likelihood_of", "load_weights", "save_weights"]
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from .exact import BernoulliMixture, FactorAnalysis, GaussianMixture, ProbabilisticPCA
 from .files import first_line, write_atomically
 from .likelihoods import LIKELIHOODS, Likelihood, choose_likelihood, make_likelihood
 from .model import LatentVariableModel, as_model
@@ -38,6 +39,8 @@ def build_model(
 ) -> LatentVariableModel:
     """Builds the model that the settings describe, its initial weights a function of the seed.
 
+    Models that EM fits are blank: EM starts them from the data.
+
     Arguments:
         settings: The settings.
         event_shape: The shape of one datum.
@@ -46,11 +49,13 @@ def build_model(
         data_mean: The mean of the training data, with the event shape, for models that are centred.
 
     Raises:
-        ValueError: If the likelihood does not go with the data, or a size is wrong.
+        ValueError: If the model or its likelihood does not go with the data, or a size is wrong.
     """
-    model = settings.model
+    model, name = settings.model, likelihood_of(settings.model, kind)
+    if model.model != "vae":
+        return as_model(_blank(model, event_shape))
     likelihood = make_likelihood(
-        choose_likelihood(model.likelihood, kind),
+        name,
         event_shape,
         levels=levels,
         **{name: getattr(model, name) for name in OPTIONS},
@@ -62,6 +67,39 @@ def build_model(
     with keyed_rng(settings.seed, "weights"):
         vae = build(event_shape, **shared, **{name: getattr(model, name) for name in own})
     return as_model(vae)
+
+
+def likelihood_of(model: ModelSettings, kind: str) -> str:
+    """Returns the name of the likelihood p(x | z) of the settings' model, after checking that it goes with the data.
+
+    Arguments:
+        model: The settings of the model.
+        kind: The kind of the data as the model sees them: binary, 8-bit or real.
+
+    Raises:
+        ValueError: If the model or its likelihood does not go with such data.
+    """
+    if model.model == "vae":
+        return choose_likelihood(model.likelihood, kind)
+    name = "bernoulli" if model.model == "bernoulli-mixture" else "gaussian"
+    likelihood = LIKELIHOODS[name]
+    if kind not in likelihood.exact_kinds + likelihood.relaxed_kinds:
+        cure = {
+            "bernoulli": "choose model gaussian-mixture, or binarize the data (binarization static)",
+            "gaussian": "choose model bernoulli-mixture, or leave greys as they are (binarization none)",
+        }[name]
+        raise ValueError(f"model {model.model!r} is not for {kind} data: {cure}.")
+    return name
+
+
+def _blank(model: ModelSettings, event_shape: Sequence[int]) -> nn.Module:
+    shape, floor = tuple(event_shape), model.variance_floor
+    if model.model == "bernoulli-mixture":
+        return BernoulliMixture.blank(model.components, shape, model.pseudo_count)
+    if model.model == "gaussian-mixture":
+        return GaussianMixture.blank(model.components, shape, model.covariance, floor)
+    linear = FactorAnalysis if model.model == "factor-analysis" else ProbabilisticPCA
+    return linear.blank(model.latent_dim, shape, floor)
 
 
 def check_given(given: Collection[str], settings: Settings, kind: str, is_own: bool = False) -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["flags", "headline", "rows", "tail_sentence"]
+__all__ = [
+    "bounds_rows",
+    "flags",
+    "headline",
+    "limit_sentence",
+    "rows",
+    "subset_sentence",
+    "table",
+    "tail_sentence",
+    "target_sentence",
+]
 
 import math
 from typing import Any
@@ -15,27 +25,42 @@ def headline(record: dict[str, Any]) -> str:
     """Returns the result in two lines: the mean with both errors and bits per dimension, and where they come from."""
     data, log_p, bits = record["data"], record["log_evidence"], record["bits_per_dim"]
     quantity = "relaxed score (not a log-probability of the data)" if record["relaxed"] else "log p(x)"
-    parts = f"Monte Carlo {log_p['monte_carlo_error']:.3f}, test set {log_p['test_set_error']:.3f}"
+    is_exact = record["estimator"] == "exact"
+    monte_carlo = "" if is_exact else f"Monte Carlo {log_p['monte_carlo_error']:.3f}, "
+    subset = f"subset {log_p['subset_error']:.3f}, " if record.get("subset") else ""
+    parts = f"{monte_carlo}{subset}test set {log_p['test_set_error']:.3f}"
     code = f", {bits['mean']:.4f} ± {bits['error']:.4f} bits/dim" if bits else ""
     source = f"{data['name'] or 'data'}, {data['split']}, {data['num_data']:,} data; {record['estimator']}"
-    samples = f"{record['num_samples']:,} samples, seed {record['seed']}"
-    return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats ({parts}){code}\n({source}, {samples})"
+    samples = "" if is_exact else f", {_samples(record)}, seed {record['seed']}"
+    return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats ({parts}){code}\n({source}{samples})"
 
 
 def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
     """Returns the table of results: names, and values with their units."""
     data, log_p, bits, k = record["data"], record["log_evidence"], record["bits_per_dim"], record["pareto_k"]
     name, quantity = data["name"] or "data", "relaxed score" if record["relaxed"] else "log p(x)"
-    table = [
-        ("data", f"{name}, {data['split']}, {data['num_data']:,} data, binarization {data['binarization']}"),
-        ("estimator", f"{record['estimator']}, proposal {record['proposal']}"),
-        ("samples", f"{record['num_samples']:,} per datum, seed {record['seed']}"),
-        (quantity, f"{log_p['mean']:.3f} nats per datum"),
-        ("  total error", f"{log_p['error']:.3f} nats (one standard error)"),
-        ("  Monte Carlo", f"{log_p['monte_carlo_error']:.3f} nats, which more samples would shrink"),
-        ("  test set", f"{log_p['test_set_error']:.3f} nats, which more data would shrink"),
-        ("sum over data", f"{log_p['total']:.1f} nats"),
-    ]
+    is_exact = record["estimator"] == "exact"
+    table = [("data", f"{name}, {data['split']}, {data['num_data']:,} data, binarization {data['binarization']}")]
+    if subset := record.get("subset"):
+        table.append(("subset", subset_sentence(record)))
+    if is_exact:
+        table.append(("estimator", "exact: the model's own log p(x), in closed form"))
+    else:
+        table.append(("estimator", f"{record['estimator']}, proposal {record['proposal']}"))
+        if record["estimator"] == "auto":
+            table.append(("  proposals", ", ".join(f"{name} {count:,}" for name, count in record["methods"].items())))
+            table.append(("  target", target_sentence(record)))
+        table.append(("samples", f"{_samples(record)}, seed {record['seed']}"))
+        more = f", and {subset['control_passes']} for each of all data" if subset else ""
+        table.append(("cost", f"{record['passes']['mean']:,.0f} passes per datum (forward 1, backward 2){more}"))
+    table.append((quantity, f"{log_p['mean']:.3f} nats per datum"))
+    table.append(("  total error", f"{log_p['error']:.3f} nats (one standard error)"))
+    if not is_exact:
+        table.append(("  Monte Carlo", f"{log_p['monte_carlo_error']:.3f} nats, which more samples would shrink"))
+    if subset:
+        table.append(("  subset", f"{log_p['subset_error']:.3f} nats, which a larger subset would shrink"))
+    table.append(("  test set", f"{log_p['test_set_error']:.3f} nats, which more data would shrink"))
+    table.append(("sum over data", f"{log_p['total']:.1f} nats"))
     if bits:
         density = " (if p is a density, it depends on the data's unit)" if data["kind"] == "real" else ""
         table.append(("bits per dimension", f"{bits['mean']:.4f} ± {bits['error']:.4f} bits/dim{density}"))
@@ -48,15 +73,74 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     if record["active_units"] is not None:
         table.append(("active units", f"{record['active_units']} of {record['num_latents']} latents"))
-    bias = (
-        f"about {record['jackknife']['bias']:.3f} nats" if record["jackknife"] else "not estimable: a few draws decide"
-    )
-    table.append(("finite-sample bias", f"{bias} (jackknife; in none of the errors)"))
-    table.append(("ESS", f"median {record['ess']['median']:.1f}, smallest {record['ess']['minimum']:.1f} samples"))
-    table.append(("k-hat", k["sentence"]))
+    if not is_exact:
+        jackknife, ess = record["jackknife"], record["ess"]
+        bias = f"about {jackknife['bias']:.3f} nats" if jackknife else "not estimable: a few draws decide"
+        table.append(("finite-sample bias", f"{bias} (jackknife; in none of the errors)"))
+        table.append(("limit in S", limit_sentence(record)))
+        table.append(("ESS", f"median {ess['median']:.1f}, smallest {ess['minimum']:.1f} samples"))
+        table.append(("k-hat", k["sentence"]))
     table += [("note", flag) for flag in record["flags"] if flag != k["sentence"]]
     table.append(("time", f"{record['provenance']['seconds']:.1f} s on {record['provenance']['device']}"))
     return table
+
+
+def target_sentence(record: dict[str, Any]) -> str:
+    """Says which share of the data met the error that was aimed at."""
+    missed = record["share_above_target"]
+    return f"standard error {record['target_error']:g} nats per datum, missed by {missed:.1%} of the data"
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Returns names and values as lines, the values below each other."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def subset_sentence(record: dict[str, Any]) -> str:
+    """Says which data stand for all, and how well the mean of all is known by them."""
+    subset, control = record["subset"], ""
+    if (left := subset["variance_left"]) is not None:
+        control = f"; the ELBO of all data as control variate leaves {left:.1%} of their variance"
+    drawn = f"{subset['num_data']:,} of these data, drawn at random (seed {record['seed']})"
+    return f"{drawn}, stand for all, whose mean they give to ± {subset['error']:.3f} nats{control}"
+
+
+def limit_sentence(record: dict[str, Any]) -> str:
+    """Says what infinitely many samples would give, or why that is not known."""
+    limit = record["extrapolation"]
+    if limit["mean"] is None:
+        return str(limit["sentence"])
+    gain = f"{limit['gain']:.2g} ± {limit['gain_error']:.1g} nats more than with all draws"
+    return f"{limit['mean']:.3f} ± {limit['error']:.3f} nats (Monte Carlo), {gain}; {_lowered(limit['sentence'])}"
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
+
+
+def bounds_rows(record: dict[str, Any]) -> list[str]:
+    """Returns the table of a sandwich of bounds, line by line."""
+    about = f"{record['num_data']:,} simulated data, {record['num_chains']} chains each way, from {record['proposal']}"
+    lines = [
+        f"log p(x), nats on average over {about}, seed {record['seed']}",
+        "steps   lower bound   upper bound   width ± its standard error   acceptance   passes per datum",
+    ]
+    lines += [
+        f"{row['num_temperatures']:5}   {row['lower']:11.3f}   {row['upper']:11.3f}   {row['gap']:8.4f} ± "
+        f"{row['gap_error']:.4f} nats{'':9}{row['acceptance']:10.0%}   {row['num_passes']:16,.0f}"
+        for row in record["rows"]
+    ]
+    return lines
+
+
+def _samples(record: dict[str, Any]) -> str:
+    """Says how many samples, or chains, a datum got."""
+    kind = "chains" if record["estimator"] == "annealed" else "samples"
+    mean, most = record["samples"]["mean"], record["samples"]["maximum"]
+    if mean == most:
+        return f"{most:,.0f} {kind} per datum"
+    return f"{mean:,.0f} {kind} per datum on average, {most:,.0f} at most"
 
 
 def flags(record: dict[str, Any]) -> list[str]:
@@ -66,6 +150,9 @@ def flags(record: dict[str, Any]) -> list[str]:
         sentences.append(f"Not a log-probability of the data: {record['relaxed']}.")
     if record["num_nonfinite"]:
         sentences.append(f"{record['num_nonfinite']} data have an estimate that is not finite; none was dropped.")
+    if (subset := record.get("subset")) and subset["num_nonfinite_controls"]:
+        number = subset["num_nonfinite_controls"]
+        sentences.append(f"{number} data have an ELBO that is not finite, so that no subset can stand for all.")
     if bits and levels and bits["mean"] > math.log2(levels) + ROUNDING:
         uniform = f"a uniform code would need only {math.log2(levels):.3g}"
         sentences.append(f"{bits['mean']:.2f} bits/dim on data of {levels} levels: {uniform}.")

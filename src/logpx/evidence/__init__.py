@@ -1,7 +1,36 @@
-"""Estimators of log p(x): proposals, importance sampling, and results with errors and diagnosis."""
+"""Estimates of log p(x) for single data, under any model with the three methods."""
 
-__all__ = ["Evidence", "encoder_proposal", "importance", "prior_proposal"]
+__all__ = [
+    "ESTIMATORS",
+    "METHODS",
+    "PROPOSALS",
+    "Block",
+    "Estimator",
+    "Evidence",
+    "Sandwich",
+    "adaptive",
+    "annealed",
+    "encoder_proposal",
+    "extrapolation",
+    "fitted_proposal",
+    "has_own_weights",
+    "importance",
+    "inspect_model",
+    "prior_proposal",
+    "register_fisher",
+    "register_scores",
+    "sandwich",
+    "simulate",
+]
 
+from .adaptive import adaptive
+from .annealed import annealed
+from .block import Block
+from .checks import inspect_model
+from .estimator import ESTIMATORS, Estimator, has_own_weights
+from .fisher import register_fisher, register_scores
 from .importance import importance
-from .proposals import encoder_proposal, prior_proposal
-from .results import Evidence
+from .limit import extrapolation
+from .proposals import PROPOSALS, encoder_proposal, fitted_proposal, prior_proposal
+from .results import METHODS, Evidence
+from .sandwich import Sandwich, sandwich, simulate

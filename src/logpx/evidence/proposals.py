@@ -1,15 +1,27 @@
-"""Proposals: callables x -> q with batch shape (B,), from which importance sampling draws the latents."""
+r"""Proposals by name, each fitted to a block of data.
+
+The encoder serves all data at once; the others are better importance distributions because each datum gets its own.
+"""
 
 from __future__ import annotations
 
-__all__ = ["ESTIMATORS", "encoder_proposal", "prior_proposal"]
+__all__ = ["PROPOSALS", "encoder_proposal", "fitted_proposal", "prior_proposal"]
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ..model import LatentVariableModel, Proposal, call
+from .block import Block
+from .curvature import fit_curvature, fit_laplace
+from .elliptical import Elliptical
+from .fit import Fit, encoder_moments
+from .mixture import defensive_mixture
+from .precision import diagonal_precision
+from .refined import fit_refined
+
+WIDER = 1.1
 
 
 def encoder_proposal(model: LatentVariableModel, context: Tensor | None = None) -> Proposal:
@@ -29,16 +41,61 @@ def prior_proposal(model: LatentVariableModel, context: Tensor | None = None) ->
         model: The model.
         context: Labels or covariates, with shape (B, *).
     """
-
-    def propose(x: Tensor) -> Distribution:
-        p: Distribution = call(model.prior, context=context)
-        return p if len(p.batch_shape) == 1 else p.expand((len(x),))
-
-    return propose
+    return lambda x: _prior(Block(model, x, context)).q
 
 
-# estimator -> (proposal's name, proposal); None lets a model with log_weights of its own use them
-ESTIMATORS: dict[str, tuple[str, Callable[..., Proposal] | None]] = {
-    "importance": ("encoder", None),
-    "prior": ("prior", prior_proposal),
+def fitted_proposal(
+    model: LatentVariableModel,
+    name: str,
+    *,
+    context: Tensor | None = None,
+    mask: Tensor | None = None,
+    seed: int = 0,
+) -> Proposal:
+    """Returns a proposal that is fitted to the data whenever it is called.
+
+    Arguments:
+        model: The model, in evaluation mode.
+        name: A key of PROPOSALS: encoder, prior, widened, refined, laplace, curvature or defensive.
+        context: Labels or covariates, with shape (B, *).
+        mask: True where x is observed, with the shape of x.
+        seed: The seed of the draws that fitting takes.
+
+    Raises:
+        ValueError: If there is no such proposal.
+    """
+    if name not in PROPOSALS:
+        raise ValueError(f"proposal must be one of {', '.join(PROPOSALS)}, but is {name!r}: choose one.")
+    return lambda x: PROPOSALS[name](Block(model, x, context, mask, seed)).q
+
+
+def _encoder(block: Block) -> Fit:
+    return Fit(block.encoder(), 1)
+
+
+def _prior(block: Block) -> Fit:
+    p = block.prior()
+    return Fit(p if len(p.batch_shape) == 1 else p.expand(torch.Size((len(block),))), 0)
+
+
+def _widened(block: Block) -> Fit:
+    """A Gaussian of the encoder's mean and 1.1 times its scale."""
+    loc, scale = encoder_moments(block)
+    return Fit(Elliptical(loc, diagonal_precision(scale), WIDER), 1)
+
+
+def _defensive(block: Block) -> Fit:
+    """The curvature proposal with some of the encoder and of the prior, so that weights are bounded."""
+    fit = fit_curvature(block)
+    return Fit(defensive_mixture(fit.q, block.encoder(), block.prior()), fit.num_passes + 1)
+
+
+PROPOSALS: dict[str, Callable[[Block], Fit]] = {
+    "encoder": _encoder,
+    "prior": _prior,
+    "widened": _widened,
+    "refined": fit_refined,
+    "laplace": fit_laplace,
+    "curvature": fit_curvature,
+    "defensive": _defensive,
 }

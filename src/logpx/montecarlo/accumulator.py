@@ -117,6 +117,17 @@ class LogMeanAccumulator:
             epsilon=max(self.epsilon, other.epsilon),
         )
 
+    def take(self, rows: Tensor) -> LogMeanAccumulator:
+        """Returns the statistics of some of the data.
+
+        Arguments:
+            rows: Which data, with shape (R,).
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("maximum", "minimum", "block_sums", "square_sum", "sum_of_logs", "largest", "num_invalid"):
+            values[name] = values[name][..., rows]
+        return LogMeanAccumulator(**values)
+
     def log_mean(self) -> Tensor:
         r"""Returns :math:`\log \hat p = \log \frac{1}{S} \sum_s w_s`, in nats, with shape (B,)."""
         self._require(1)

@@ -20,38 +20,56 @@ from torch import Tensor, nn
 
 from .. import generate, plots
 from ..data import Split
+from ..exact import Mixture
 from ..model import LatentVariableModel
 from ..run import Run
+from ..settings import SETTINGS_OF
 from ..utils import spread
 from . import levels
 from ._common import as_float, inline, number, png, render, write
+from .baseline import compare, suggestion
 
 NUM_ENCODED = 500  # data that say which latents are active
 NUM_PAIRS, NUM_SAMPLES, NUM_EXTREMES = 36, 60, 10
 NUM_COLUMNS = 12
 
 
-def report(run: Run, *, model: LatentVariableModel | None = None, split: Split | None = None, seed: int = 0) -> Path:
+def report(
+    run: Run,
+    *,
+    model: LatentVariableModel | None = None,
+    split: Split | None = None,
+    baseline: Run | None = None,
+    seed: int = 0,
+) -> Path:
     """Writes `report.html` and the figures of a run.
 
     Arguments:
         run: The run folder; without an evaluation the page says how to add one.
         model: The model; by default the run's own.
         split: The data that are pictured; by default those of the evaluation, or else the test data.
+        baseline: Another evaluated run of the same data, to which the log p(x) of this one is compared.
         seed: The seed of the samples from the prior.
 
     Returns:
         The path of the page.
+
+    Raises:
+        ValueError: If the baseline was evaluated on other data, or one of the two has no log p(x).
     """
     record, scores = run.evaluation() or {}, run.scores() or {}
+    compared = None if baseline is None else compare(run, baseline)
     model = run.load_model() if model is None else model
     split = run.load_split(record.get("data", {}).get("split", "test")) if split is None else split
     held_out = "test" if run.config.get("train", {}).get("validate_on") == "test" else "validation"
-    device = next(model.parameters(), torch.zeros(())).device if isinstance(model, nn.Module) else torch.device("cpu")
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    device = next(iter(tensors), torch.zeros(())).device
     x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
     versions = levels.versions(model, split, x, seed)
     pictures = _pictures(model, split, x, versions, seed)
-    figures = _training(run.metrics(), held_out) | pictures | _evidence(record, scores, split)
+    metrics = run.metrics()
+    bounds = run.bounds() or {}
+    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
     images = {name: png(figure) for name, figure in figures.items()}
     for name, image in images.items():
         write(run.path / "figures" / f"{name}.png", image)
@@ -62,6 +80,11 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
         versions=list(versions),
         bits=levels.code_lengths(model, split, seed, device) if versions else {},
         split={"name": split.name, "num_data": len(split)},
+        events=run.events(),
+        em=_em(metrics, run.config),
+        compared=compared,
+        bounds=bounds,
+        suggested=suggestion(run.path, run.config, split),
         latent_shape=tuple(model.prior().event_shape),
     )
     write(run.path / "report.html", page.encode())
@@ -69,6 +92,10 @@ def report(run: Run, *, model: LatentVariableModel | None = None, split: Split |
 
 
 def _training(metrics: Mapping[str, np.ndarray], held_out: str) -> dict[str, Figure]:
+    if len(start := metrics.get("start", np.empty(0))):
+        is_long = (start == start[-1]).sum() > 3
+        steps = {"em_touch": plots.em_touch(metrics)} if is_long else {}
+        return {"em_ascent": plots.em_ascent(metrics), **steps}
     if not len(metrics.get("epoch", ())):
         return {}
     return {"training_curves": plots.training_curves(metrics, held_out=held_out)}
@@ -90,6 +117,8 @@ def _pictures(
     figures["samples"] = _samples(samples, limits)
     if versions:
         figures |= levels.predictions(model, shown, seed)
+    if isinstance(model, Mixture):
+        figures["components"] = _components(model, limits)
     if generate.has_real_latents(model):
         figures |= _latents(model, x, limits, seed)
     return figures
@@ -143,21 +172,39 @@ def _latents(model: LatentVariableModel, x: Tensor, limits: tuple[float, float],
     return figures
 
 
+def _components(mixture: Mixture, limits: tuple[float, float]) -> Figure:
+    with torch.no_grad():
+        means = mixture.decoder(torch.eye(mixture.num_components, device=mixture.weights.device)).mean
+    return plots.component_grid(_array(means), _array(mixture.weights), limits=limits)
+
+
 def _evidence(record: Mapping[str, Any], scores: Mapping[str, np.ndarray], split: Split) -> dict[str, Figure]:
     """Draws what an evaluation found, as far as it is there."""
     figures, quantity = {}, _quantity(record)
     if len(values := scores.get("log_evidence", np.empty(0))):
-        error = as_float(record.get("log_evidence", {}).get("error"))
+        # of a subset the histogram shows the data themselves, and not all those that they stand for
+        known = {} if record.get("subset") else record.get("log_evidence", {})
+        error = as_float(known.get("error"))
         figures["histogram"] = plots.evidence_histogram(values, error=error, quantity=quantity)
         if not np.isnan(values).all() and len(split):
             figures["extremes"] = _extremes(scores, split, quantity)
     if (curve := record.get("curve")) and len(curve["num_samples"]):
         num, mean, se = (np.array(curve[key], dtype=float) for key in ("num_samples", "mean", "error"))
-        elbo = as_float(record.get("elbo"))
-        figures["curve"] = plots.evidence_curve(num, mean, se, elbo, quantity=quantity)
+        # one draw of the encoder has the ELBO as its expectation; one draw of another proposal has not
+        elbo = as_float(record.get("elbo")) if record.get("proposal") == "encoder" else None
+        limit = _limit(record.get("extrapolation") or {})
+        figures["curve"] = plots.evidence_curve(num, mean, se, elbo, limit=limit, quantity=quantity)
     if len(values) and "pareto_k" in scores:
         figures["pareto_k"] = plots.pareto_scatter(values, scores["pareto_k"], quantity=quantity)
     return figures
+
+
+def _bounds(record: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draws the sandwich of log p(x) of simulated data, where there is one."""
+    if not record.get("rows"):
+        return {}
+    columns = ([row[name] for row in record["rows"]] for name in ("num_temperatures", "lower", "upper", "gap_error"))
+    return {"sandwich": plots.bounds_sandwich(*columns)}
 
 
 def _extremes(scores: Mapping[str, np.ndarray], split: Split, quantity: str) -> Figure:
@@ -167,6 +214,11 @@ def _extremes(scores: Mapping[str, np.ndarray], split: Split, quantity: str) -> 
     x = split.epoch(0).batch(torch.as_tensor(index, dtype=torch.int64)).x
     limits = _limits(split.kind, x)
     return plots.extremes(_array(x), values[chosen], num=NUM_EXTREMES, quantity=quantity, limits=limits)
+
+
+def _limit(extrapolation: Mapping[str, Any]) -> tuple[float, float] | None:
+    mean, error = (as_float(extrapolation.get(name)) for name in ("mean", "error"))
+    return None if mean is None or error is None else (mean, error)
 
 
 def _limits(kind: str, x: Tensor) -> tuple[float, float]:
@@ -187,7 +239,7 @@ def _render(run: Run, record: Mapping[str, Any], **shown: Any) -> str:
         quantity=_quantity(record),
         **shown,
         config=run.config,
-        settings=dict(_flat(run.config)),
+        settings=dict(_flat(_own(run.config))),
         provenance=dict(_flat(_provenance(record))),
     )
 
@@ -198,6 +250,26 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _quantity(record: Mapping[str, Any]) -> str:
     return "relaxed score" if record.get("relaxed") else "log p(x)"
+
+
+def _em(metrics: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how EM ended, for the text of its section; nothing for other fits."""
+    if not len(metrics.get("start", ())):
+        return {}
+    last = {name: column[-1] for name, column in metrics.items()}
+    num_starts = len(np.unique(metrics["start"]))
+    return {**last, "num_starts": num_starts, "converged": last["gain"] < config["em"]["tolerance"]}
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that the run's model has."""
+    model = config.get("model", {})
+    own = SETTINGS_OF.get(model.get("model"))
+    strange = ("em",) if own is None else ("objective", "train")
+    of_others = {name for names in SETTINGS_OF.values() for name in names} - {"latent_dim"}
+    kept = {name: value for name, value in model.items() if (name not in of_others if own is None else name in own)}
+    named = {"model": {"model": model["model"], **kept} if "model" in model else kept} if model else {}
+    return {name: value for name, value in config.items() if name not in strange} | named
 
 
 def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

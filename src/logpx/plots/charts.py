@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ._style import BLUE, GREY, ORANGE, RED, chart, count, finish, nats, styled, vector
+from ._style import BLUE, GREEN, GREY, ORANGE, RED, chart, count, finish, nats, styled, vector
 from .numbers import decimals
 
 
@@ -94,6 +94,7 @@ def evidence_curve(
     error: Sequence[float] | np.ndarray,
     elbo: float | None = None,
     *,
+    limit: tuple[float, float] | None = None,
     quantity: str = "log p(x)",
 ) -> Figure:
     """Draws the estimate of log p(x) against the number of samples per datum, ±1.96 standard errors.
@@ -103,6 +104,7 @@ def evidence_curve(
         mean: The mean estimate over the data at each, in nats, with shape (C,).
         error: Its standard error, in nats, with shape (C,).
         elbo: The ELBO, in nats: the expected estimate from one sample.
+        limit: The estimate for infinitely many samples and its standard error, in nats.
         quantity: What is estimated.
 
     Raises:
@@ -117,6 +119,11 @@ def evidence_curve(
     ax.set_xscale("log")
     ax.fill_between(s, m - 1.96 * e, m + 1.96 * e, color=BLUE, alpha=0.18, linewidth=0, label="±1.96 standard errors")
     ax.plot(s, m, color=BLUE, marker="o", label="estimate")
+    if limit is not None:
+        height, band = limit[0], 1.96 * limit[1]
+        ax.axhspan(height - band, height + band, color=GREEN, alpha=0.12, linewidth=0)
+        label = f"extrapolated {nats(height, decimals(limit[1]))} ± {nats(limit[1], decimals(limit[1]))}"
+        ax.axhline(height, color=GREEN, linestyle=(0, (6, 3)), linewidth=1.2, label=label)
     if elbo is not None and math.isfinite(elbo):
         ax.axhline(elbo, color=ORANGE, linestyle="--", label=f"ELBO {nats(elbo)} (1 sample)")
         ax.plot([1.0, *s[:1]], [elbo, *m[:1]], color=BLUE, linestyle=":", linewidth=1.2)
@@ -124,7 +131,7 @@ def evidence_curve(
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    return finish(figure, ax, notes)
+    return finish(figure, ax, notes, ncols=3 if limit is None else 2)
 
 
 @styled

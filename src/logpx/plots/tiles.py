@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["extreme_indices", "extremes", "image_grid", "paired_grid", "stacked_grid", "traversal_grid", "value_limits"]
+__all__ = [
+    "component_grid",
+    "extreme_indices",
+    "extremes",
+    "image_grid",
+    "paired_grid",
+    "stacked_grid",
+    "traversal_grid",
+    "value_limits",
+]
 
 import math
 import textwrap
@@ -115,6 +124,34 @@ def traversal_grid(
     """
     rows, columns = list(row_labels), list(column_labels)
     return _tile_figure(tiles, title, limits, row_labels=rows, column_labels=columns, x_label=x_label)
+
+
+def component_grid(
+    means: np.ndarray,
+    weights: np.ndarray,
+    *,
+    num: int = 60,
+    ncols: int = 12,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    r"""Draws the means of a mixture's components, the heaviest first, with their weights in percent.
+
+    Arguments:
+        means: The means, with shape (K, \*event); see :func:`image_grid`.
+        weights: The weights, with shape (K,).
+        num: How many to draw, at most.
+        ncols: The number of columns.
+        limits: The values drawn black and white, or at bottom and top; by default :func:`value_limits`.
+    """
+    order = np.argsort(-vector("weights", weights), kind="stable")[:num]
+    ncols = min(ncols, len(order))
+    missing = -len(order) % ncols
+    blank = np.full((missing, *means.shape[1:]), np.nan)
+    tiles = np.concatenate([_some("means", means)[order], blank]).reshape(-1, ncols, *means.shape[1:])
+    labels = np.array([_percent(weight) for weight in weights[order]] + [""] * missing).reshape(-1, ncols)
+    which = "The" if len(order) == len(weights) else f"The {len(order)} heaviest of {len(weights)}"
+    title = f"{which} components: the mean of each, and above it its weight."
+    return _tile_figure(tiles, title, limits, tile_labels=labels.tolist())
 
 
 def extreme_indices(log_evidence: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -277,6 +314,10 @@ def _shrink(images: np.ndarray, factor: int) -> np.ndarray:
     h, w = max(1, height // factor), max(1, width // factor)
     cut: np.ndarray = images[:, :, : h * factor, : w * factor]
     return cut.reshape(rows, columns, h, -1, w, factor, channels).mean((3, 5))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%" if share >= 0.001 else "<0.1%"
 
 
 def _lines(tiles: np.ndarray, at: _Layout, limits: tuple[float, float]) -> LineCollection:

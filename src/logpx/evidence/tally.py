@@ -1,0 +1,143 @@
+"""Draws from a proposal, weighed in blocks, and what is kept of them."""
+
+from __future__ import annotations
+
+__all__ = ["SAMPLE_BLOCK", "Tally", "rows_at_once", "tally"]
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..model import Terms, observed_log_prob
+from ..montecarlo import LogMeanAccumulator
+from ..utils import chunks, keyed_rng, num_at_once, rng_state
+from .block import Block
+from .results import Evidence
+
+SAMPLE_BLOCK = 128
+RANDOM_BLOCK = 8
+
+
+@dataclasses.dataclass
+class Tally:
+    """Sums over draws.
+
+    Arguments:
+        weights: The statistics of the log-weights.
+        rate: The sums of log q(z) - log p(z), in nats, with shape (B,).
+        distortion: The sums of -log p(x | z), in nats, with shape (B,).
+        latent: The sums of z, with shape (B, L); L is 0 where there are no real vectors.
+    """
+
+    weights: LogMeanAccumulator
+    rate: Tensor
+    distortion: Tensor
+    latent: Tensor | None = None
+
+    @classmethod
+    def empty(cls, x: Tensor) -> Tally:
+        """Returns the sums over no draws for the data x."""
+        rate, distortion = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
+        return cls(LogMeanAccumulator.empty(len(x), x.device), rate, distortion)
+
+    def add(self, terms: Terms) -> None:
+        """Adds draws."""
+        self.weights.update(terms.log_weights)
+        self.rate += _sum(terms.log_proposal - terms.log_prior)
+        self.distortion -= _sum(terms.log_likelihood)
+        latent = _sum(_vectors(terms))
+        self.latent = latent if self.latent is None else self.latent + latent
+
+    def take(self, rows: Tensor) -> Tally:
+        """Returns the sums of some of the data.
+
+        Arguments:
+            rows: Which data, with shape (R,).
+        """
+        latent = None if self.latent is None else self.latent[rows]
+        return Tally(self.weights.take(rows), self.rate[rows], self.distortion[rows], latent)
+
+    def merged(self, other: Tally) -> Tally:
+        """Returns the sums over the draws of both."""
+        weights = self.weights.merged(other.weights)
+        latent = torch.as_tensor(self.latent) + torch.as_tensor(other.latent)
+        return Tally(weights, self.rate + other.rate, self.distortion + other.distortion, latent)
+
+    @property
+    def num_samples(self) -> int:
+        """The number S of draws per datum."""
+        return self.weights.count
+
+    @property
+    def has_real_latents(self) -> bool:
+        """Whether z is made of real vectors or maps."""
+        return self.latent is not None and self.latent.shape[-1] > 0
+
+    def evidence(self, q: Distribution, method: str, num_passes: float) -> Evidence:
+        """Returns the estimates.
+
+        Arguments:
+            q: The proposals that were drawn from.
+            method: What they are called, one of METHODS.
+            num_passes: The passes spent per datum.
+        """
+        n = self.num_samples
+        return Evidence.of(self.weights, self.rate / n, self.distortion / n, self.latent_mean(q), method, num_passes)
+
+    def latent_mean(self, q: Distribution) -> Tensor:
+        """Returns the mean of q, with shape (B, L), or the mean of the draws where q does not know its own."""
+        sample_mean = torch.as_tensor(self.latent) / self.num_samples
+        try:
+            mean = q.mean
+        except NotImplementedError:
+            return sample_mean
+        return mean.double().reshape(sample_mean.shape) if mean.is_floating_point() else sample_mean
+
+
+def tally(block: Block, q: Distribution, num_samples: int, *key: int | str) -> Tally:
+    """Weighs draws from q, in parts of 128 that are keyed by seed, block, key and part.
+
+    Where log p(x | z) is itself random, as under dequantization, 8 draws are weighed at a time, keyed by their place.
+
+    Arguments:
+        block: The data under a model.
+        q: The proposals, with batch shape (B,).
+        num_samples: The number S of draws per datum.
+        key: What the draws are for.
+    """
+    sums, rows, name = Tally.empty(block.x), 0, ("evidence", block.number, *key)
+    for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
+        with keyed_rng(block.seed, *name, part, device=block.x.device):
+            z_part = q.sample(torch.Size((stop - start,)))
+        rows = rows or rows_at_once(block, z_part[:1])
+        for place, z in enumerate(z_part.split(rows)):
+            with keyed_rng(block.seed, *name, part, place, device=block.x.device):
+                sums.add(block.weigh(z, q))
+    return sums
+
+
+def rows_at_once(block: Block, z: Tensor) -> int:
+    """Returns how many draws are weighed at once: what fits the memory, unless log p(x | z) of one draw is random.
+
+    Arguments:
+        block: The data under a model.
+        z: One draw per datum, with shape (1, B) + the event shape.
+    """
+    with keyed_rng(block.seed, "evidence", "rows", device=block.x.device):
+        before = rng_state(block.x.device)
+        p = block.decoder(z)
+        observed_log_prob(p, block.x, block.mask)
+        is_random = not torch.equal(rng_state(block.x.device), before)
+    return RANDOM_BLOCK if is_random else num_at_once(p, block.memory_budget)
+
+
+def _sum(term: Tensor) -> Tensor:
+    return term.double().sum(0)
+
+
+def _vectors(terms: Terms) -> Tensor:
+    """Returns the latents with shape (S, B, L), or (S, B, 0) where they are not real."""
+    z = terms.z.flatten(2) if terms.z.dim() > 2 else terms.z.unsqueeze(-1)
+    return z if z.is_floating_point() else z.new_empty(*z.shape[:2], 0, dtype=torch.float32)

@@ -501,6 +501,15 @@ def test_a_model_of_ones_own_is_evaluated_on_the_command_line(
     assert abs(record["log_evidence"]["mean"] - truth.mean().item()) < 4 * error < 0.2
 
 
+def test_a_subset_stands_for_all_data_of_a_model_of_ones_own(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--subset", "5", "--scores", "scores.csv", "--output", "record.json", *QUICK)
+    assert "5 of these data, drawn at random" in called(capsys, *WORDS, "my_package.my_module:load", *words)
+    assert json.loads((workplace / "record.json").read_text())["subset"]["num_data"] == 5
+    assert len((workplace / "scores.csv").read_text().splitlines()) == 6
+
+
 def test_a_model_of_ones_own_is_evaluated_by_default_as_a_process_and_without_files(workplace: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "logpx", *WORDS, "my_package.my_module:load", "--split", "train"],

@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +20,8 @@ from PIL import Image
 import logpx
 from logpx import plots
 from logpx.cli import COMMANDS, main
+from logpx.cli.models import PROPOSAL
+from logpx.evidence import METHODS, PROPOSALS
 from logpx.run import Run
 
 OPTIONS = {
@@ -392,6 +394,34 @@ def test_a_relaxed_likelihood_is_never_printed_as_log_p_x(tmp_path: Path, capsys
     assert "relaxed score" in text
     assert "bits" not in text
     assert not any(line.startswith("log p(x)") for line in text.splitlines())
+
+
+BOUNDS = ("--num-data", "3", "--num-chains", "2", "--num-temperatures", "3", "--proposal", "prior")
+
+
+@pytest.mark.parametrize("is_evaluated", [False, True])
+def test_bounds_of_a_relaxed_score_are_not_printed_as_log_p_x(
+    is_evaluated: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["--likelihood", "relaxed-bernoulli", "--binarization", "none"]
+    called(capsys, "fit", "digits", *TINY_WORDS, *words, "--out", run)
+    if is_evaluated:
+        called(capsys, "evaluate", run, "--estimator", "importance", "--num-samples", "3", "--limit", "4")
+    text = called(capsys, "sandwich", run, *BOUNDS)
+    assert text.startswith("relaxed score, not a log-probability of the data, nats on average over 3 simulated data")
+    assert "log p(x)" not in text
+    assert json.loads((run / "sandwich.json").read_text())["relaxed"]
+
+
+def test_bounds_of_log_p_x_are_called_so(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(capsys, "sandwich", run_copy, *BOUNDS).startswith("log p(x), nats on average over 3 simulated data")
+    assert json.loads((run_copy / "sandwich.json").read_text())["relaxed"] is None
+
+
+def test_every_proposal_can_be_chosen_and_reported() -> None:
+    assert list(get_args(PROPOSAL)) == list(PROPOSALS)
+    assert set(PROPOSALS) <= set(METHODS)
 
 
 @pytest.mark.parametrize(

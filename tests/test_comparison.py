@@ -244,6 +244,16 @@ def test_a_subset_is_compared_with_all_data_on_the_data_of_the_subset() -> None:
     assert "5 data, binarization static (a random subset of 40)" in dict(rows(some, everything, found))["data"]
 
 
+def test_a_code_is_said_to_be_longer_or_shorter_by_a_positive_number() -> None:
+    a, b = evaluated("a"), evaluated("b", draw=1)
+    size = abs(compare(a, b).bits_per_dim(16)[0])
+    texts = [dict(rows(*pair, compare(*pair)))["bits per dimension"] for pair in ((a, b), (b, a))]
+    assert sorted(text.partition(" ±")[0] for text in texts) == [
+        f"A's code is {word} by {size:.4f}" for word in ("longer", "shorter")
+    ]
+    assert ("shorter" in texts[0]) == (compare(a, b).difference > 0)
+
+
 def test_different_subsets_are_refused() -> None:
     with pytest.raises(ValueError, match="different subsets of 3 and 4 data: give both the same --subset and --seed"):
         compare(evaluated("a", index=[1, 2, 3]), evaluated("b", index=[1, 2, 4, 5]))

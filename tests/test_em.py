@@ -21,7 +21,7 @@ from sklearn.mixture import GaussianMixture as GaussianOracle
 
 from logpx import FactorAnalysis, LogpxError
 from logpx.em import EMModel, Iteration, fit_em
-from logpx.em.climb import MAX_RESEEDS
+from logpx.em.climb import MAX_RESEEDS, Climb
 from logpx.em.passes import ROWS, Passes
 from logpx.exact import BernoulliMixture, GaussianMixture, ProbabilisticPCA
 
@@ -356,6 +356,30 @@ def test_online_em_comes_close_to_that_of_all_data_in_fewer_passes():
     assert rows[-1].log_evidence == pytest.approx(heights[1], abs=0.3)
 
 
+def climb_of(*heights):
+    climb = Climb.__new__(Climb)
+    climb.history = [Iteration(0, i, 0, h, h, None, h, ()) for i, h in enumerate(heights)]
+    return climb
+
+
+def test_a_fall_in_online_em_is_no_convergence():
+    fall, rise, still = climb_of(-3.0, -3.5), climb_of(-3.5, -3.0), climb_of(-3.0, -3.00001)
+    assert [climb.has_converged(1e-4, is_online=True) for climb in (fall, rise, still)] == [False, False, True]
+    # a fall of EM over all data is one by rounding
+    assert fall.has_converged(1e-4, is_online=False) and not rise.has_converged(1e-4, is_online=False)
+    assert not climb_of(-3.0).has_converged(1e-4, is_online=True)
+
+
+def test_online_em_goes_on_after_a_fall():
+    # steps of 10 data on a mixture that is fitted already lose on the way
+    x = binary(60, seed=3)
+    fit = fit_em(BernoulliMixture.blank(6, 8), x, batch_size=10, restarts=1, max_iterations=40, tolerance=1e-3)
+    gains = np.diff([row.penalized for row in fit.history])
+    assert (gains[:-1] < -1e-3).any()
+    assert not (np.abs(gains[:-1]) < 1e-3).any()
+    assert fit.converged == (abs(gains[-1]) < 1e-3)
+
+
 def test_one_online_step_is_the_weighted_mean_of_the_sums():
     x, blank = binary(40), BernoulliMixture.blank(3, 8)
     blank.initialize(x)
@@ -478,7 +502,7 @@ def test_a_fit_ends_at_the_limit_or_when_it_is_told_to():
     x, rows = clusters(), []
     fit = fit_em(GaussianMixture.blank(3, 2), x, max_iterations=4, tolerance=0, restarts=1)
     assert len(fit.history) == 4 and not fit.converged
-    assert "after 3 iterations of start 0, not converged: mean log p(x) of 150 data" in str(fit)
+    assert "after 3 iterations of start 1, not converged: mean log p(x) of 150 data" in str(fit)
     told = fit_em(GaussianMixture.blank(3, 2), x, restarts=2, each=lambda row: rows.append(row) or len(rows) == 3)
     assert len(told.history) == 3 and not told.converged and tuple(rows) == told.history
     rows.clear()
@@ -574,7 +598,7 @@ def test_an_empty_component_starts_anew_in_a_new_segment():
     )
     fit = fit_em(model, x, restarts=0)
     assert fit.events == (
-        "Start 0, iteration 1: Component 2 was empty and starts anew at a datum that is explained badly.",
+        "Start 1, iteration 1: Component 2 was empty and starts anew at a datum that is explained badly.",
     )
     assert [row.segment for row in fit.history] == [0] + [1] * (len(fit.history) - 1)
     assert_climbs(fit.history)
@@ -697,7 +721,7 @@ def test_a_likelihood_that_is_not_finite_stops_the_fit_with_a_cure():
         torch.ones(1).double(), torch.zeros(1, 1).double(), torch.full((1, 1), 1e-300, dtype=torch.float64), "diagonal"
     )
     with pytest.raises(
-        LogpxError, match=r"mean log p\(x\) is -inf after 0 iterations of EM from start 0: rescale the data"
+        LogpxError, match=r"mean log p\(x\) is -inf after 0 iterations of EM from start 1: rescale the data"
     ):
         fit_em(model, torch.full((3, 1), 1e10).double(), restarts=0)
 

@@ -1,4 +1,4 @@
-"""Proposals that know a datum: precisions, Gaussians and their mixtures, Fisher information, curvature, fits by name."""
+"""Proposals that know a datum: precisions, Gaussians, mixtures, Fisher information, curvature, fits by name."""
 
 import math
 from types import SimpleNamespace
@@ -296,7 +296,6 @@ def test_defensive_weights_are_bounded_by_the_likelihood():
 
 
 # --- Fisher information --------------------------------------------------------------------------------------------
-
 
 
 LEVELS = torch.arange(5, dtype=DOUBLE)
@@ -698,13 +697,13 @@ def test_the_refined_fit_of_a_linear_model_finds_the_mean():
     model = LinearGaussian(loading, torch.zeros(4, dtype=DOUBLE), torch.full((4,), 0.5, dtype=DOUBLE))
     block = Block(model, data_of(model, 6))
     exact = posterior(model, block.x)
-    fit = fit_refined(block, scale=1.0)
-    # loadings are orthogonal, so that the exact posterior has a diagonal covariance, here of 0.2
-    # single draws make the last steps noisy: a quarter of a standard deviation
+    fit = fit_refined(block, scale=1.0, num_steps=1000)
+    # loadings are orthogonal, so that the exact posterior has a diagonal covariance, here of 0.2; single draws make the
+    # last steps noisy: a quarter of a standard deviation
     assert ((fit.q.loc - exact.loc) / exact.stddev).square().mean().sqrt() < 0.25
-    assert torch.allclose(fit.q.stddev, exact.stddev, rtol=0.3)
-    assert fit.num_passes == 1 + 3 * 300 and fit_refined(block, num_steps=10).num_passes == 31
-    assert (tally(block, fit_refined(block).q, 1000).weights.ess() > 900).all()
+    assert (fit.q.stddev / exact.stddev).log().mean().abs() < 0.1
+    assert fit_refined(block).num_passes == 1 + 3 * 300 and fit_refined(block, num_steps=10).num_passes == 31
+    assert (tally(block, fit_refined(block).q, 1000).weights.ess() > 700).all()
 
 
 def ess_of(block, name):
@@ -733,8 +732,16 @@ def test_many_latents_get_a_low_rank_fit():
     # 4 of 11 steps renew the precision
     assert fit.num_passes == 1 + 4 * (1 + 5 * 64 + 3 * 32) + 72 * 3
     exact = posterior(model, block.x)
-    print((fit.q.mean - exact.loc).norm(dim=-1), exact.loc.norm(dim=-1), (fit.q.components[0].precision.log_det, torch.logdet(exact.precision_matrix)))
-    print(tally(block, fit.q, 1000).weights.ess(), ess_of(block, "encoder"))
+    assert ((fit.q.mean - exact.loc).norm(dim=-1) < 0.4 * exact.loc.norm(dim=-1)).all()
+
+
+@pytest.mark.xfail(strict=True, reason="the prior's identity is split between random directions and the diagonal")
+def test_a_datum_that_says_nothing_leaves_the_prior():
+    model = model_of(lambda z: Independent(Normal(0 * z[..., :3], 1.0), 1), standard(140, dtype=torch.float32), 140)
+    block = Block(model, torch.zeros(2, 3))
+    torch.manual_seed(0)
+    precision, _ = gauss_newton.gauss_newton(block, torch.zeros(1, 2, 140))
+    assert (torch.linalg.eigvalsh(dense_of(precision)) - 1).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("name", ["refined", "laplace", "curvature", "defensive"])
@@ -747,7 +754,9 @@ def test_a_fit_is_keyed_by_seed_and_block_and_leaves_the_caller_s_stream_alone(n
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    a, b, c, d = (PROPOSALS[name](Block(model, x, seed=s, number=k)).q.mean for s, k in [(0, 0), (0, 0), (1, 0), (0, 1)])
+    a, b, c, d = (
+        PROPOSALS[name](Block(model, x, seed=s, number=k)).q.mean for s, k in [(0, 0), (0, 0), (1, 0), (0, 1)]
+    )
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
 
@@ -822,9 +831,9 @@ def test_the_widened_proposal_is_a_tenth_wider_than_the_encoder():
 
 def test_names_and_numbers_that_are_not_known_are_refused():
     model = linear()
-    with pytest.raises(ValueError, match="proposal must be one of encoder, .*defensive, but is 'best': choose one"):
+    with pytest.raises(ValueError, match=r"proposal must be one of encoder, .*defensive, but is 'best': choose one"):
         fitted_proposal(model, "best")
-    with pytest.raises(ValueError, match="estimator must be one of auto, .*exact, but is 'best': choose one"):
+    with pytest.raises(ValueError, match=r"estimator must be one of auto, .*exact, but is 'best': choose one"):
         Estimator("best")
     with pytest.raises(ValueError, match="proposal must be one of"):
         Estimator("importance", "best")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
-from logpx import plots
+from logpx import plots, wording
 from logpx.data import DataSet
 from logpx.page import _common, report
 
@@ -231,7 +231,7 @@ def test_the_headline_gives_the_number_both_errors_and_bits(painted: FakeRun) ->
 def test_the_results_name_the_effort_and_the_limit_in_s(tmp_path: Path) -> None:
     text = Page(write(FakeRun(tmp_path / "run"))).text
     assert "with 1,000 samples per datum, proposal: encoder (seed 0)" in text
-    assert "samples per datum on average, with seed 0 1,000" in text
+    assert "samples with seed 0 1,000 samples per datum" in text
     assert "passes per datum forward 1, backward 2, pilots and fits included 1,001" in text
     assert "from infinitely many samples" in text and "−23.2880 ± 0.0051 nats" in text
     assert "a line in 1/S through the last 4 points has this intercept" in text
@@ -239,6 +239,28 @@ def test_the_results_name_the_effort_and_the_limit_in_s(tmp_path: Path) -> None:
     without = record(extrapolation={"mean": None, "error": None, "sentence": reason})
     text = Page(write(FakeRun(tmp_path / "without", without))).text
     assert reason in text and "1/S through" not in text
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_bounds_of_a_relaxed_score_are_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"num_temperatures": 5, "lower": -3.0, "upper": -2.9, "gap": 0.1, "gap_error": 0.01}
+    for reason, quantity in ((None, "log p(x)"), ("greys", "relaxed score")):
+        bounds = {"num_data": 9, "relaxed": reason, "rows": [row, row | {"num_temperatures": 20}]}
+        monkeypatch.setattr(FakeRun, "bounds", lambda _, bounds=bounds: bounds)
+        page = Page(write(FakeRun(tmp_path / quantity[:3])))
+        assert f"a width near 0 shows that its {quantity} can be computed" in page.text
+        assert f"With 20 steps the bounds of {quantity} are 0.100 nats apart." in page.alts
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_chains_are_called_chains(tmp_path: Path) -> None:
+    chains = record(estimator="annealed", samples={"mean": 32.0, "maximum": 32.0})
+    text = Page(write(FakeRun(tmp_path / "run", chains))).text
+    assert "“annealed” with 32 chains per datum" in text
+    assert "out of 32 chains per datum" in text and "samples with seed 0 32 chains per datum" in text
+    assert "32 samples" not in text
+    table = dict(wording.rows(chains | {"passes": {"mean": 9.0}}))
+    assert table["samples"].startswith("32 chains per datum") and table["ESS"].endswith("smallest 3.1 chains")
 
 
 @pytest.mark.usefixtures("unpainted")

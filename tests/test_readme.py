@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import environment
 
 from logpx.cli import main
@@ -73,6 +74,21 @@ def test_the_model_with_levels_of_the_guide_to_likelihoods_runs(tmp_path, monkey
     # a uniform code of 17 levels has 4.09 bits
     assert 1 < float(re.search(r"bits per dimension +([\d.]+)", text)[1]) < 4
     assert "relaxed" not in text
+
+
+def test_the_code_of_the_guide_to_proposals_runs_and_is_right(capsys):
+    text = (README.parent / "docs" / "proposals.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    torch.manual_seed(0)
+    names = {}
+    exec(code, names)
+    assert names["better"].standard_error.mean() < names["plain"].standard_error.mean()
+    assert capsys.readouterr().out.count("tensor(") == 3
+
+
+def test_no_page_waits_for_a_table():
+    pages = [README, *sorted((README.parent / "docs").glob("*.md"))]
+    assert [page.name for page in pages if re.search(r"^\s*TABLE\s*$", page.read_text(), flags=re.MULTILINE)] == []
 
 
 def test_every_recipe_and_likelihood_is_named_where_people_look_for_it():

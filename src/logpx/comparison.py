@@ -232,6 +232,7 @@ def rows(a: Evaluated, b: Evaluated, result: Comparison) -> list[tuple[str, str]
     data = a.record["data"]
     what = f"{data['name'] or 'data'}, {data['split']}, {result.num_data:,} data, binarization {data['binarization']}"
     gain, gain_error = result.bits_per_dim(math.prod(data["event_shape"]))
+    length = "shorter" if gain >= 0 else "longer"
     table = [
         ("data", what + (f" (a random subset of {data['num_data']:,})" if result.num_data < data["num_data"] else "")),
         ("A", _source(a)),
@@ -241,7 +242,7 @@ def rows(a: Evaluated, b: Evaluated, result: Comparison) -> list[tuple[str, str]
         ("  Monte Carlo", f"{result.monte_carlo_error:.3f} nats, which more samples would shrink"),
         ("  test set", f"{result.test_set_error:.3f} nats, which more data would shrink"),
         ("  interval", f"{result.low:.3f} to {result.high:.3f} nats ({100 * result.confidence:.4g}%, Student's t)"),
-        ("bits per dimension", f"A's code is shorter by {gain:.4f} ± {gain_error:.4f} bits/dim"),
+        ("bits per dimension", f"A's code is {length} by {abs(gain):.4f} ± {gain_error:.4f} bits/dim"),
         ("more probable", f"under A {result.num_better:,} data, under B {result.num_worse:,}"),
     ]
     table += [("note", text)] if (text := caution(a, b)) else []

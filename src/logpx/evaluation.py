@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from .data import Batch, Split
 from .distributions import relaxation
-from .evidence import METHODS, Block, Estimator, Evidence, extrapolation, has_own_weights, inspect_model
+from .evidence import METHODS, NUM_LEAPFROG, Block, Estimator, Evidence, extrapolation, has_own_weights, inspect_model
 from .files import write_text
 from .model import LatentVariableModel, as_model, call, evaluating, propose
 from .progress import track
@@ -98,6 +98,7 @@ def evaluate(
     num_samples: int | None = None,
     target_error: float = 0.05,
     num_temperatures: int = 50,
+    schedule: str = "adaptive",
     limit: int | None = None,
     subset: int | None = None,
     seed: int = 0,
@@ -119,6 +120,7 @@ def evaluate(
             number per proposal, by default 3500.
         target_error: The standard error that "auto" aims at, in nats per datum.
         num_temperatures: The number of steps of "annealed".
+        schedule: How these are laid out: "adaptive", with a constant conditional effective sample size, or "sigmoid".
         limit: Evaluate the first data only; by default all.
         subset: Estimate the mean over all data from so many of them, drawn at random by the seed, with the ELBO of all,
             by 8 draws for each, as control variate.
@@ -134,7 +136,8 @@ def evaluate(
         ValueError: If an option is unknown, there are no data, or a term of the model has a wrong shape, is finite
             nowhere in the first block of data, or is random because layers were left in training mode.
     """
-    how = _chosen(model, estimator, proposal, num_samples, target_error, num_temperatures)
+    wanted = Estimator(estimator, proposal or "encoder", num_samples, target_error, num_temperatures, schedule)
+    how = _chosen(model, wanted, proposal is not None)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, but is {limit}: leave it out to take all data.")
     if subset is not None:
@@ -158,6 +161,7 @@ def evaluate(
         "proposal": _proposal_name(model, how),
         "num_samples": how.size,
         **_target(evidence, how),
+        **_chains(how),
         **_effort(evidence),
         "seed": seed,
         "relaxed": relaxed,
@@ -222,27 +226,28 @@ def _check_subset(estimator: Estimator, limit: int | None) -> None:
         raise ValueError("A model that knows its log p(x) needs no subset: leave it out, and all data are evaluated.")
 
 
-def _chosen(
-    model: object,
-    name: str,
-    proposal: str | None,
-    num_samples: int | None,
-    target_error: float,
-    num_temperatures: int,
-) -> Estimator:
+def _chosen(model: object, estimator: Estimator, is_proposal_given: bool) -> Estimator:
     """Returns the estimator, after checking that the model has what it needs."""
-    is_known = callable(getattr(model, "log_evidence", None))
-    if name in ("auto", "exact") and proposal is not None:
+    name, is_known = estimator.name, callable(getattr(model, "log_evidence", None))
+    if name in ("auto", "exact") and is_proposal_given:
         raise ValueError(
-            f"Estimator {name} takes no proposal, but got {proposal}: choose estimator importance or annealed with it."
+            f"Estimator {name} takes no proposal, but got {estimator.proposal}: choose estimator importance or "
+            "annealed with it."
         )
     if name == "exact" and not is_known:
         raise ValueError(
             f"Estimator exact needs a model with a method log_evidence, but {type(model).__name__} has none: choose "
             "estimator auto."
         )
-    name = "exact" if name == "auto" and is_known else name
-    return Estimator(name, proposal or "encoder", num_samples, target_error, num_temperatures)
+    return dataclasses.replace(estimator, name="exact") if name == "auto" and is_known else estimator
+
+
+def _chains(estimator: Estimator) -> dict[str, Any]:
+    """Names the steps of annealed chains; those of "auto" are fixed."""
+    if estimator.name != "annealed":
+        return {"chains": None}
+    steps = {"num_temperatures": estimator.num_temperatures, "schedule": estimator.schedule}
+    return {"chains": {**steps, "num_leapfrog": NUM_LEAPFROG}}
 
 
 def _target(evidence: Evidence, estimator: Estimator) -> dict[str, float | None]:
@@ -286,7 +291,7 @@ def _summary(evidence: Evidence, split: Split, relaxed: str | None, subset: Subs
         "log_evidence": {"mean": mean, "total": log_p.sum().item() if subset is None else mean * len(split), **errors},
         "subset": None if subset is None else subset.describe(log_p, evidence.standard_error),
         "bits_per_dim": None if relaxed else bits,
-        "elbo": evidence.elbo.mean().item(),
+        "elbo": _known(evidence.elbo.mean()),
         "rate": _known(evidence.rate.mean()),
         "distortion": _known(evidence.distortion.mean()),
         **_activity(evidence.latent_mean),

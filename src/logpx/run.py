@@ -35,11 +35,12 @@ from torch import nn
 
 from .comparison import Evaluated
 from .data import DataSet, Split, load_data
+from .distributions import relaxation
 from .evaluation import Evaluation, evaluate
-from .evidence import Sandwich, sandwich
+from .evidence import Sandwich, sandwich, simulate
 from .files import first_line, read_json, write_arrays, write_json, write_text
 from .likelihoods import LIKELIHOODS
-from .model import LatentVariableModel, as_model
+from .model import LatentVariableModel, as_model, call, evaluating
 from .settings import Settings
 from .utils import LogpxError
 from .version import __version__
@@ -237,10 +238,12 @@ class Run:
             options: The options of :func:`logpx.evidence.sandwich`.
 
         Returns:
-            The bounds per datum; their averages are also written to sandwich.json.
+            The bounds per datum; their averages are also written to sandwich.json, with the reason why they are not of
+            log-probabilities where the likelihood is relaxed.
         """
-        bounds = sandwich(self.load_model(weights), **options)
-        write_json(self.path / "sandwich.json", bounds.record())
+        model = self.load_model(weights)
+        bounds = sandwich(model, **options)
+        write_json(self.path / "sandwich.json", {**bounds.record(), "relaxed": self._relaxation(model)})
         return bounds
 
     def bounds(self) -> dict[str, Any] | None:
@@ -363,6 +366,14 @@ class Run:
             )
         data = info["data"]
         return build_model(self.settings, data["event_shape"], data["model_kind"], data["levels"])
+
+    def _relaxation(self, model: LatentVariableModel) -> str | None:
+        """Returns why the model gives the data no log-probability, by the evaluation or else by its own draws."""
+        if known := (self.evaluation() or {}).get("relaxed"):
+            return str(known)
+        with evaluating(model), torch.no_grad():
+            x, z = simulate(model, 2)
+            return relaxation(call(model.decoder, z.unsqueeze(0)), self.info["data"]["model_kind"], x)
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

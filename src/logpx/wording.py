@@ -8,6 +8,7 @@ __all__ = [
     "headline",
     "limit_sentence",
     "rows",
+    "spent",
     "subset_sentence",
     "table",
     "tail_sentence",
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 # of bits per dimension in float32: a model that is uniform is not flagged
@@ -31,7 +33,7 @@ def headline(record: dict[str, Any]) -> str:
     parts = f"{monte_carlo}{subset}test set {log_p['test_set_error']:.3f}"
     code = f", {bits['mean']:.4f} ± {bits['error']:.4f} bits/dim" if bits else ""
     source = f"{data['name'] or 'data'}, {data['split']}, {data['num_data']:,} data; {record['estimator']}"
-    samples = "" if is_exact else f", {_samples(record)}, seed {record['seed']}"
+    samples = "" if is_exact else f", {spent(record)}, seed {record['seed']}"
     return f"{quantity} = {log_p['mean']:.3f} ± {log_p['error']:.3f} nats ({parts}){code}\n({source}{samples})"
 
 
@@ -50,7 +52,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         if record["estimator"] == "auto":
             table.append(("  proposals", ", ".join(f"{name} {count:,}" for name, count in record["methods"].items())))
             table.append(("  target", target_sentence(record)))
-        table.append(("samples", f"{_samples(record)}, seed {record['seed']}"))
+        table.append(("samples", f"{spent(record)}, seed {record['seed']}"))
         more = f", and {subset['control_passes']} for each of all data" if subset else ""
         table.append(("cost", f"{record['passes']['mean']:,.0f} passes per datum (forward 1, backward 2){more}"))
     table.append((quantity, f"{log_p['mean']:.3f} nats per datum"))
@@ -78,7 +80,7 @@ def rows(record: dict[str, Any]) -> list[tuple[str, str]]:
         bias = f"about {jackknife['bias']:.3f} nats" if jackknife else "not estimable: a few draws decide"
         table.append(("finite-sample bias", f"{bias} (jackknife; in none of the errors)"))
         table.append(("limit in S", limit_sentence(record)))
-        table.append(("ESS", f"median {ess['median']:.1f}, smallest {ess['minimum']:.1f} samples"))
+        table.append(("ESS", f"median {ess['median']:.1f}, smallest {ess['minimum']:.1f} {_kind(record)}"))
         table.append(("k-hat", k["sentence"]))
     table += [("note", flag) for flag in record["flags"] if flag != k["sentence"]]
     table.append(("time", f"{record['provenance']['seconds']:.1f} s on {record['provenance']['device']}"))
@@ -121,9 +123,10 @@ def _lowered(sentence: str) -> str:
 
 def bounds_rows(record: dict[str, Any]) -> list[str]:
     """Returns the table of a sandwich of bounds, line by line."""
+    label = "relaxed score, not a log-probability of the data" if record.get("relaxed") else "log p(x)"
     about = f"{record['num_data']:,} simulated data, {record['num_chains']} chains each way, from {record['proposal']}"
     lines = [
-        f"log p(x), nats on average over {about}, seed {record['seed']}",
+        f"{label}, nats on average over {about}, seed {record['seed']}",
         "steps   lower bound   upper bound   width ± its standard error   acceptance   passes per datum",
     ]
     lines += [
@@ -134,13 +137,17 @@ def bounds_rows(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _samples(record: dict[str, Any]) -> str:
+def spent(record: Mapping[str, Any]) -> str:
     """Says how many samples, or chains, a datum got."""
-    kind = "chains" if record["estimator"] == "annealed" else "samples"
+    kind = _kind(record)
     mean, most = record["samples"]["mean"], record["samples"]["maximum"]
     if mean == most:
         return f"{most:,.0f} {kind} per datum"
     return f"{mean:,.0f} {kind} per datum on average, {most:,.0f} at most"
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    return "chains" if record["estimator"] == "annealed" else "samples"
 
 
 def flags(record: dict[str, Any]) -> list[str]:

@@ -80,6 +80,7 @@ def evaluate_own(options: Namespace) -> None:
                 num_temperatures=options.num_temperatures,
                 num_samples=options.num_samples,
                 limit=options.limit,
+                subset=options.subset,
                 seed=options.seed,
                 device=options.device,
             )

@@ -101,6 +101,7 @@ def _evaluate(options: Namespace) -> None:
         proposal=options.proposal,
         target_error=options.target_error,
         num_temperatures=options.num_temperatures,
+        schedule=options.schedule,
         num_samples=options.num_samples,
         limit=options.limit,
         subset=options.subset,
@@ -140,7 +141,7 @@ def _sandwich(options: Namespace) -> None:
     from ..wording import bounds_rows
 
     run = _open(options)
-    bounds = run.sandwich(
+    run.sandwich(
         weights=options.weights,
         num_data=options.num_data,
         num_chains=options.num_chains,
@@ -148,7 +149,7 @@ def _sandwich(options: Namespace) -> None:
         proposal=options.proposal,
         seed=options.seed,
     )
-    for line in bounds_rows(bounds.record()):
+    for line in bounds_rows(run.bounds() or {}):
         print(line)
     print(f"Record: {run.path / 'sandwich.json'}\nNext: logpx report {run.path}")
 
@@ -309,6 +310,9 @@ def _add_evaluate(parser: ArgumentParser) -> None:
         "--target-error", type=float, default=0.05, help="standard error that auto aims at, in nats per datum"
     )
     parser.add_argument("--num-temperatures", type=int, default=50, help="steps of annealed")
+    parser.add_argument(
+        "--schedule", type=Literal["adaptive", "sigmoid"], default="adaptive", help="how the steps are laid out"
+    )
     parser.add_argument("--split", type=Literal["train", "valid", "test"], default="test", help="which data")
     parser.add_argument("--limit", type=int | None, help="the first data only")
     parser.add_argument(

@@ -37,7 +37,7 @@ class Climb(Generic[ModelT]):
 
     Arguments:
         model: The model, which is changed.
-        start: The number of the start.
+        start: The number of the start, from 0.
         passes: The data.
         sample: Some of the data, among which empty components start anew.
         num_data: The number N of data.
@@ -86,6 +86,11 @@ class Climb(Generic[ModelT]):
         if len(self.history) < 2 or self.history[-1].segment != self.history[-2].segment:
             return math.inf
         return self.history[-1].penalized - self.history[-2].penalized
+
+    def has_converged(self, tolerance: float, is_online: bool) -> bool:
+        """Whether the last gain is below the tolerance; in online EM, which may also lose, its size."""
+        gain = self.gain()
+        return (abs(gain) if is_online else gain) < tolerance
 
     def iterate(self) -> Iteration:
         """Takes the M-step for the last E-step, if there was one, and the E-step over all data."""
@@ -173,7 +178,7 @@ class Climb(Generic[ModelT]):
     def _record(self, iteration: int, log_evidence: float, before: float | None, after: float) -> Iteration:
         if not math.isfinite(log_evidence):
             raise LogpxError(
-                f"The mean log p(x) is {log_evidence} after {iteration} iterations of EM from start {self.start}: "
+                f"The mean log p(x) is {log_evidence} after {iteration} iterations of EM from start {self.start + 1}: "
                 "rescale the data to a range of about 1, or raise the model's variance_floor or pseudo_count."
             )
         penalized = log_evidence + self.model.log_penalty().item() / self.num_data

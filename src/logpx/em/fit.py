@@ -55,7 +55,8 @@ def fit_em(
             iterator in every pass, for data larger than memory. The values of a split are those of its epoch; online
             EM draws dynamic ones afresh in every pass.
         max_iterations: The largest number of passes of one start.
-        tolerance: The gain of the penalized log-likelihood at which a fit has converged, in nats per datum.
+        tolerance: The gain of the penalized log-likelihood below which a fit has converged, in nats per datum; of online
+            EM, which may also lose, the size of the change.
         batch_size: The largest number of data between M-steps, for online EM; by default all, which alone never lowers
             the likelihood.
         step_power: How fast the steps of online EM fall, the :math:`\kappa` of :math:`\gamma_t = (t + 10)^{-\kappa}`,
@@ -93,16 +94,20 @@ def fit_em(
         climb.restore(saved)
     trial = min(restart_iterations, max_iterations) if len(climbs) > 1 else 0
     was_told_to_end = False
+
+    def has_converged(climb: Climb[ModelT]) -> bool:
+        return climb.has_converged(tolerance, batch_size is not None)
+
     with track("em", max_iterations + (len(climbs) - 1) * trial, progress) as show:
         step = partial(_step, batch_size=batch_size, power=step_power)
-        for done, row in enumerate(_ascend(climbs, trial, max_iterations, tolerance, step), 1):
-            show(done, f"start {row.start}, log p(x) {row.log_evidence:.4f} nats")
+        for done, row in enumerate(_ascend(climbs, trial, max_iterations, has_converged, step), 1):
+            show(done, f"start {row.start + 1}, log p(x) {row.log_evidence:.4f} nats")
             if each is not None and each(row):
                 was_told_to_end = True
                 break
     best = max(climbs, key=_height)
     history = [row for climb in sorted(climbs, key=_height) for row in climb.history]
-    converged = best.gain() < tolerance and not was_told_to_end
+    converged = has_converged(best) and not was_told_to_end
     reached = {"climbs": [climb.state() for climb in climbs]}
     return EMFit(best.model, tuple(history), converged, num_data, was_told_to_end, reached)
 
@@ -116,16 +121,16 @@ def _ascend(
     climbs: list[Climb[ModelT]],
     trial: int,
     limit: int,
-    tolerance: float,
+    has_converged: Callable[[Climb[ModelT]], bool],
     step: Callable[[Climb[ModelT]], Iteration],
 ) -> Iterator[Iteration]:
     """Yields some iterations of every start, and then those of the best until it converges."""
     for climb in climbs:
-        while len(climb.history) < trial and not climb.gain() < tolerance:
+        while len(climb.history) < trial and not has_converged(climb):
             yield step(climb)
     # a state may be of a fit that had chosen already
     best = max(climbs, key=lambda climb: (len(climb.history) > trial, _height(climb)))
-    while len(best.history) < limit and not best.gain() < tolerance:
+    while len(best.history) < limit and not has_converged(best):
         yield step(best)
 
 

@@ -42,7 +42,7 @@ class Iteration(NamedTuple):
     r"""One E-step over all data, at the parameters of the M-step before it; all bounds in nats per datum.
 
     Arguments:
-        start: The number of the start.
+        start: The number of the start, from 0; words count from 1.
         iteration: The number of M-steps since the start.
         segment: The number of times that something was mended since the start; within a segment the penalized
             log-likelihood of a fit to all data never falls.
@@ -87,12 +87,13 @@ class EMFit(Generic[ModelT]):
     @property
     def events(self) -> tuple[str, ...]:
         """What was mended, each with its start and iteration."""
-        return tuple(f"Start {i.start}, iteration {i.iteration}: {event}" for i in self.history for event in i.events)
+        rows = self.history
+        return tuple(f"Start {i.start + 1}, iteration {i.iteration}: {event}" for i in rows for event in i.events)
 
     def __str__(self) -> str:
         last = self.history[-1]
         return (
-            f"{type(self.model).__name__} after {last.iteration} iterations of start {last.start}, "
+            f"{type(self.model).__name__} after {last.iteration} iterations of start {last.start + 1}, "
             f"{'converged' if self.converged else 'not converged'}: mean log p(x) of {self.num_data} data "
             f"{last.log_evidence:.4f} nats"
         )

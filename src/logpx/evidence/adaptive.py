@@ -1,12 +1,15 @@
 r"""Adaptive effort: samples go where the weights vary, and a better proposal where more samples would not help.
 
 Every datum begins with the encoder. Where its weights vary too much, a proposal with curvature is fitted, and where
-that leaves too large an error or too heavy a tail, annealing follows. In each stage pilot draws say how many samples an
-error of :math:`\epsilon` nats needs,
+that leaves too large an error or too heavy a tail, annealing follows. In each stage pilot draws, which are then thrown
+away, say how many samples an error of :math:`\epsilon` nats needs,
 
 .. math:: S = \frac{1}{\epsilon^2} \left( \frac{S_0}{\mathrm{ESS}_0} - 1 \right),
 
-half as many more to be safe, and only draws made after that enter the estimate, so that it stays unbiased.
+half as many more to be safe, and whether the next stage is needed: what is decided so does not depend on the draws of
+the estimate, which stays unbiased for p(x). One decision does depend on them: estimates whose final k-hat is 0.7 or
+more are replaced by those of the next stage. As a large weight raises both k-hat and the estimate, this favours lower
+estimates a little.
 """
 
 from __future__ import annotations
@@ -28,11 +31,11 @@ from .annealed import annealed
 from .block import Block
 from .curvature import fit_curvature
 from .fisher import knows_fisher
-from .fit import Fit, take
+from .fit import Fit, has_real_support, take
 from .mixture import defensive_mixture
 from .refined import fit_refined
 from .results import Evidence
-from .tally import tally
+from .tally import is_random, tally
 
 PILOT = 128
 FIT_PILOT = 256
@@ -40,6 +43,8 @@ LEAST, STEP = 256, 256
 # The encoder serves where so many of its draws are enough: beyond, a fit is cheaper and safer.
 ENCODER_DRAWS = 1000
 RELIABLE_K, USABLE_K = 0.5, 0.7
+# A fit stays with the encoder where the pilots say that the encoder needs less than half as many draws.
+CHEAPER = 2.0
 # Annealing costs several times as many passes as all before it, so it is kept for errors of twice the target.
 PATIENCE = 2.0
 # A pilot sees few of the large weights, so that it asks for too little.
@@ -68,16 +73,17 @@ def adaptive(block: Block, *, target_error: float = 0.05, num_samples: int = 350
     effort = _Effort(target_error, num_samples)
     q = block.encoder()
     pilot = tally(block, q, PILOT, "encoder", "pilot")
-    result, wanted = pilot.evidence(q, "encoder", 1 + PILOT), effort.wanted(pilot.weights)
-    serves = (pilot.weights.pareto_k() < RELIABLE_K) & (wanted <= ENCODER_DRAWS)
-    if not pilot.has_real_latents:
-        # there is nothing to differentiate, so the encoder must do
-        serves = torch.ones_like(serves)
-    rows = _where(serves)
+    result, need = pilot.evidence(q, "encoder", 1 + PILOT), effort.need(pilot.weights)
+    serves = (pilot.weights.pareto_k() < RELIABLE_K) & (need <= ENCODER_DRAWS)
+    # where there is nothing to step through the encoder must do, and a datum that overflows is not to end the others
+    stays = torch.logical_not(torch.isfinite(result.log_evidence)) | (not has_real_support(q))
+    rows = _where(serves | stays)
     if len(rows):
-        result = result.put(rows, _spend(block.take(rows), _encoder, wanted[rows], "encoder", effort))
-    rows = _where(~serves | effort.is_poor(result)) if pilot.has_real_latents else rows[:0]
-    return _escalate(block.take(rows), rows, result, effort) if len(rows) else result
+        result = result.put(rows, _spend(block.take(rows), _encoder, effort.rounded(need[rows]), "encoder"))
+    rows = _where(torch.logical_not(stays) & (torch.logical_not(serves) | _has_heavy_tail(result)))
+    # a heavy tail that a pilot sees is worse than it looks
+    before = torch.where(pilot.weights.pareto_k() < RELIABLE_K, need, math.inf)
+    return _escalate(block.take(rows), rows, result, before[rows], effort) if len(rows) else result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +102,22 @@ class _Effort:
                 "more, or choose estimator importance."
             )
 
-    def wanted(self, weights: LogMeanAccumulator) -> Tensor:
-        """Returns the numbers of draws by which the target would be met, in steps and up to the largest."""
+    def need(self, weights: LogMeanAccumulator) -> Tensor:
+        """Returns the numbers of draws by which the target would be met."""
         # S = (S_0 / ESS_0 - 1) / epsilon^2
         need = MARGIN * (weights.count / weights.ess().clamp(min=1e-9) - 1) / self.target_error**2
-        steps = torch.ceil(torch.nan_to_num(need, nan=math.inf) / STEP) * STEP
-        return steps.clamp(LEAST, self.num_samples).long()
+        return torch.nan_to_num(need, nan=math.inf, posinf=math.inf)
 
-    def is_poor(self, result: Evidence) -> Tensor:
-        """Whether estimates are unreliable, or far from the target."""
-        reliable = (result.pareto_k < USABLE_K) & (result.standard_error <= PATIENCE * self.target_error)
-        return torch.logical_not(reliable)
+    def rounded(self, need: Tensor) -> Tensor:
+        """Returns them in steps, from the least to the largest number."""
+        return (torch.ceil(need.clamp(max=self.num_samples) / STEP) * STEP).clamp(LEAST, self.num_samples).long()
+
+    def is_beyond(self, need: Tensor) -> Tensor:
+        """Whether the largest number would leave more than twice the target."""
+        return need > PATIENCE**2 * MARGIN * self.num_samples
 
 
-def _escalate(block: Block, rows: Tensor, result: Evidence, effort: _Effort) -> Evidence:
+def _escalate(block: Block, rows: Tensor, result: Evidence, before: Tensor, effort: _Effort) -> Evidence:
     """Fits a proposal to each of the data, and anneals from it where that is not enough."""
     fit, name = _fitted(block)
 
@@ -118,11 +126,21 @@ def _escalate(block: Block, rows: Tensor, result: Evidence, effort: _Effort) -> 
         return defensive_mixture(take(fit.q, rows), some.encoder(), some.prior())
 
     pilot = tally(block, fitted(block, _everything(block)), FIT_PILOT, name, "pilot")
-    better = _spend(block, fitted, effort.wanted(pilot.weights), name, effort)
-    better = dataclasses.replace(better, num_passes=better.num_passes + fit.num_passes + FIT_PILOT)
-    result = result.put(rows, better)
-    poor = _where(effort.is_poor(better))
-    return result.put(rows[poor], _annealed(block.take(poor), take(fit.q, poor))) if len(poor) else result
+    need = effort.need(pilot.weights)
+    improves = need <= CHEAPER * before
+    spent = torch.full_like(need, float(fit.num_passes + FIT_PILOT))
+    result = result.put(rows, dataclasses.replace(result.take(rows), num_passes=spent))
+    for chosen, propose, method, wanted in (
+        (_where(improves), fitted, name, need),
+        (_where(torch.logical_not(improves)), _encoder, "encoder", before),
+    ):
+        if len(chosen):
+            part = _spend(block, propose, effort.rounded(wanted[chosen]), method, chosen)
+            result = result.put(rows[chosen], part)
+    poor = _where(effort.is_beyond(torch.minimum(need, before)) | _has_heavy_tail(result.take(rows)))
+    if not len(poor) or _is_random(block, fit.q):
+        return result
+    return result.put(rows[poor], _annealed(block.take(poor), take(fit.q, poor)))
 
 
 def _fitted(block: Block) -> tuple[Fit, str]:
@@ -134,27 +152,16 @@ def _fitted(block: Block) -> tuple[Fit, str]:
     return fit_refined(block), "refined"
 
 
-def _spend(block: Block, propose: Propose, wanted: Tensor, method: str, effort: _Effort) -> Evidence:
-    """Draws as often for each datum as is wanted, the same number for many at once."""
-    groups = [_where(wanted == size) for size in wanted.unique()]
-    parts = [_drawn(block, propose, rows, int(wanted[rows[0]]), method, effort) for rows in groups]
+def _spend(block: Block, propose: Propose, wanted: Tensor, method: str, chosen: Tensor | None = None) -> Evidence:
+    """Draws for some of the data as often as each wants, the same number for many at once."""
+    chosen = _everything(block) if chosen is None else chosen
+    groups, parts = [_where(wanted == size) for size in wanted.unique()], []
+    for group in groups:
+        rows, size = chosen[group], int(wanted[group[0]])
+        some = block.take(rows)
+        q = propose(some, rows)
+        parts.append(tally(some, q, size, method, size).evidence(q, method, size))
     return Evidence.cat(parts).take(torch.cat(groups).argsort())
-
-
-def _drawn(block: Block, propose: Propose, rows: Tensor, size: int, method: str, effort: _Effort) -> Evidence:
-    """Draws so often for some of the data, and up to the largest number where that turns out to be too little."""
-    some = block.take(rows)
-    q = propose(some, rows)
-    sums = tally(some, q, size, method, size)
-    result = sums.evidence(q, method, size)
-    # further draws join the first: to replace those that look bad would favour small weights
-    short, rest = _where(effort.is_poor(result)), effort.num_samples - size
-    if not len(short) or rest <= 0:
-        return result
-    few = some.take(short)
-    q = propose(few, rows[short])
-    more = sums.take(short).merged(tally(few, q, rest, method, size, "more"))
-    return result.put(short, more.evidence(q, method, rest))
 
 
 def _encoder(block: Block, rows: Tensor) -> Distribution:
@@ -163,6 +170,15 @@ def _encoder(block: Block, rows: Tensor) -> Distribution:
 
 def _annealed(block: Block, q: Distribution) -> Evidence:
     return annealed(block, Fit(q, 0), num_chains=CHAINS, num_temperatures=TEMPERATURES)
+
+
+def _is_random(block: Block, q: Distribution) -> bool:
+    with keyed_rng(block.seed, "random", block.number, device=block.x.device):
+        return is_random(block, q.sample(torch.Size((1,))))
+
+
+def _has_heavy_tail(result: Evidence) -> Tensor:
+    return torch.logical_not(result.pareto_k < USABLE_K)
 
 
 def _everything(block: Block) -> Tensor:

@@ -14,20 +14,32 @@ looked for its own step size would not leave anything invariant.
 
 from __future__ import annotations
 
-__all__ = ["Run", "Schedule", "annealed", "annealed_log_weights", "sigmoid_schedule", "tune"]
+__all__ = [
+    "NUM_LEAPFROG",
+    "SPACINGS",
+    "Run",
+    "Schedule",
+    "annealed",
+    "annealed_log_weights",
+    "path_from",
+    "sigmoid_schedule",
+    "tune",
+]
 
 import dataclasses
 import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..montecarlo import LogMeanAccumulator
-from ..utils import keyed_rng
+from ..utils import LogpxError, keyed_rng
 from .block import Block
-from .fit import Fit, precision_of
+from .fit import Fit, precision_of, require_real_latents
 from .hmc import Path, State, transition
 from .results import Evidence
+from .tally import is_random
 
 NUM_LEAPFROG = 3
 # Pilot chains, the number of their inverse temperatures, and how often they run to find step sizes.
@@ -35,6 +47,9 @@ PILOT_CHAINS, PILOT_STEPS, PILOT_ROUNDS = 8, 10, 2
 ACCEPTANCE = 0.75
 FIRST_STEP = 0.5
 SHARPNESS = 4.0
+SPACINGS = ("adaptive", "sigmoid")
+# Fewer chains have too short a tail to look at.
+MANY_CHAINS, LEAST_K = 100, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +89,10 @@ def sigmoid_schedule(num_steps: int, batch_size: int = 1, step_size: float = FIR
 
 
 @torch.no_grad()
-def tune(path: Path, num_steps: int, *, seed: int = 0, key: tuple[int | str, ...] = ()) -> Schedule:
-    r"""Finds a schedule of constant conditional effective sample size, and step sizes, on pilot chains.
+def tune(
+    path: Path, num_steps: int, *, spacing: str = "adaptive", seed: int = 0, key: tuple[int | str, ...] = ()
+) -> Schedule:
+    r"""Finds step sizes on pilot chains, and a schedule of constant conditional effective sample size.
 
     The conditional ESS of a small step is :math:`1 / (1 + (\Delta\beta)^2 \mathrm{Var}_\beta[\log p - \log q])`: so
     steps are laid out at equal parts of :math:`\int \mathrm{sd}_\beta \, d\beta`, for each datum.
@@ -86,6 +103,7 @@ def tune(path: Path, num_steps: int, *, seed: int = 0, key: tuple[int | str, ...
     Arguments:
         path: The path.
         num_steps: The number T of steps.
+        spacing: "adaptive", or "sigmoid" for the same schedule for all data.
         seed: The seed of the pilot chains.
         key: For which data.
     """
@@ -100,6 +118,8 @@ def tune(path: Path, num_steps: int, *, seed: int = 0, key: tuple[int | str, ...
         step_sizes = pilot.step_sizes * torch.exp(2 * (run.acceptance - ACCEPTANCE))
         pilot = Schedule(pilot.betas, step_sizes)
     betas = _equal_parts(pilot.betas, run.spread, num_steps)
+    if spacing == "sigmoid":
+        betas = sigmoid_schedule(num_steps, batch_size).betas.to(betas)
     sizes = _interpolated(betas[1:-1], pilot.betas[1:-1], pilot.step_sizes)
     return Schedule(betas, sizes, PILOT_ROUNDS * PILOT_CHAINS * pilot.cost)
 
@@ -170,7 +190,9 @@ def annealed_log_weights(
 
 
 @torch.no_grad()
-def annealed(block: Block, fit: Fit, *, num_chains: int = 32, num_temperatures: int = 50) -> Evidence:
+def annealed(
+    block: Block, fit: Fit, *, num_chains: int = 32, num_temperatures: int = 50, spacing: str = "adaptive"
+) -> Evidence:
     """Estimates log p(x) per datum by annealed importance sampling.
 
     Arguments:
@@ -178,19 +200,48 @@ def annealed(block: Block, fit: Fit, *, num_chains: int = 32, num_temperatures: 
         fit: Where the chains start: a fitted proposal, the encoder or the prior.
         num_chains: The number C of chains per datum.
         num_temperatures: The number T of steps from there to the posterior.
+        spacing: How inverse temperatures are laid out: "adaptive" or "sigmoid".
 
     Returns:
-        Estimate, standard error and diagnosis per datum; ELBO, rate and distortion are NaN.
+        Estimate, standard error and diagnosis per datum; ELBO, rate and distortion are NaN. With fewer than 100 chains
+        k-hat is given as 0.5 at least, because so few cannot show that an interval is reliable.
+
+    Raises:
+        LogpxError: If the latents are not real, or log p(x | z) is itself random.
     """
-    path, key = Path(block, fit.q, precision_of(fit.q, block)), (block.number, "forward")
-    schedule = tune(path, num_temperatures, seed=block.seed, key=key)
+    path, key = path_from(block, fit.q), (block.number, "forward")
+    schedule = tune(path, num_temperatures, spacing=spacing, seed=block.seed, key=key)
     with keyed_rng(block.seed, "chains", *key, device=block.x.device):
         z = fit.q.sample(torch.Size((num_chains,)))
     run = annealed_log_weights(path, z, schedule, seed=block.seed, key=key)
     weights = LogMeanAccumulator.empty(len(block), block.x.device).update(run.log_weights)
     unknown = torch.full((len(block),), math.nan, dtype=torch.float64, device=block.x.device)
     passes = fit.num_passes + schedule.num_passes + num_chains * schedule.cost
-    return Evidence.of(weights, unknown, unknown, unknown.new_empty(len(block), 0), "annealed", passes)
+    result = Evidence.of(weights, unknown, unknown, unknown.new_empty(len(block), 0), "annealed", passes)
+    # a tail of few chains cannot show that an interval is reliable
+    k = result.pareto_k if num_chains >= MANY_CHAINS else result.pareto_k.clamp(min=LEAST_K)
+    return dataclasses.replace(result, elbo=unknown, pareto_k=torch.where(result.pareto_k == -math.inf, -math.inf, k))
+
+
+def path_from(block: Block, q: Distribution) -> Path:
+    """Returns the path from a proposal to the posterior, in the coordinates of the proposal.
+
+    Arguments:
+        block: The data under a model.
+        q: Where chains start, with batch shape (B,).
+
+    Raises:
+        LogpxError: If the latents are not real, or log p(x | z) is itself random.
+    """
+    require_real_latents(block.encoder())
+    with keyed_rng(block.seed, "path", block.number, device=block.x.device):
+        z = q.sample(torch.Size((1,)))
+    if is_random(block, z):
+        raise LogpxError(
+            "Annealing needs a log p(x | z) that is the same each time, but this one is random, as under "
+            "dequantization: use estimator importance."
+        )
+    return Path(block, q, precision_of(q, block))
 
 
 def _height(state: State) -> Tensor:

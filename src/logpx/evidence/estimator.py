@@ -14,7 +14,7 @@ from ..model import call, log_weights
 from ..montecarlo import LogMeanAccumulator
 from ..utils import chunks, keyed_rng
 from .adaptive import adaptive
-from .annealed import annealed
+from .annealed import SPACINGS, annealed
 from .block import Block
 from .proposals import PROPOSALS
 from .results import Evidence
@@ -35,6 +35,7 @@ class Estimator:
         num_samples: The number of draws, or chains, per datum; of "auto", the largest per proposal.
         target_error: The standard error that "auto" aims at, in nats per datum.
         num_temperatures: The number of steps of "annealed".
+        schedule: How these are laid out: "adaptive" or "sigmoid".
 
     Raises:
         ValueError: If a name is unknown or a number is out of range.
@@ -45,9 +46,14 @@ class Estimator:
     num_samples: int | None = None
     target_error: float = 0.05
     num_temperatures: int = 50
+    schedule: str = "adaptive"
 
     def __post_init__(self) -> None:
-        for what, value, known in (("estimator", self.name, ESTIMATORS), ("proposal", self.proposal, PROPOSALS)):
+        for what, value, known in (
+            ("estimator", self.name, ESTIMATORS),
+            ("proposal", self.proposal, PROPOSALS),
+            ("schedule", self.schedule, SPACINGS),
+        ):
             if value not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}, but is {value!r}: choose one.")
         for what, least in (("num_samples", 1), ("num_temperatures", 2)):
@@ -67,7 +73,7 @@ class Estimator:
             return _exact(block)
         if self.name == "annealed":
             fit = PROPOSALS[self.proposal](block)
-            return annealed(block, fit, num_chains=size, num_temperatures=self.num_temperatures)
+            return annealed(block, fit, num_chains=size, num_temperatures=self.num_temperatures, spacing=self.schedule)
         if has_own_weights(block.model) and (self.name == "auto" or self.proposal == "encoder"):
             return _own(block, size)
         if self.name == "auto":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Fit", "encoder_moments", "precision_of", "take"]
+__all__ = ["Fit", "encoder_moments", "has_real_support", "precision_of", "require_real_latents", "take"]
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
-from ..utils import keyed_rng
+from ..utils import LogpxError, keyed_rng
 from .block import Block
 from .elliptical import Elliptical
 from .mixture import ProposalMixture
@@ -33,8 +34,40 @@ class Fit:
 
 
 def encoder_moments(block: Block) -> tuple[Tensor, Tensor]:
-    """Returns the mean and standard deviation of the encoder's q, by draws where q does not know its own."""
-    return _moments(block.encoder(), block)
+    """Returns the mean and standard deviation of the encoder's q, by draws where q does not know its own.
+
+    Raises:
+        LogpxError: If the latents are not vectors or maps of real numbers.
+    """
+    q = block.encoder()
+    require_real_latents(q)
+    return _moments(q, block)
+
+
+def has_real_support(q: Distribution) -> bool:
+    """Whether z is a vector or map of any real numbers, so that one can step through it."""
+    try:
+        support: Any = q.support
+    except NotImplementedError:
+        # a distribution that does not say is taken at the word of its draws
+        return bool(q.event_shape) and q.has_rsample
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return bool(q.event_shape) and support in (constraints.real, constraints.real_vector)
+
+
+def require_real_latents(q: Distribution) -> None:
+    """Refuses latents that nobody can step through.
+
+    Raises:
+        LogpxError: If z is not a vector or map of any real numbers.
+    """
+    if not has_real_support(q):
+        raise LogpxError(
+            f"Fitted proposals and annealing need latents that are vectors or maps of any real numbers, but "
+            f"{type(q).__name__} with event shape {tuple(q.event_shape)} gives others: use estimator auto, exact or "
+            "importance, with proposal encoder or prior."
+        )
 
 
 def precision_of(q: Distribution, block: Block) -> Precision:

@@ -27,12 +27,13 @@ from ..utils import chunks
 from .block import Block
 from .fisher import fisher_root, parameters_of
 from .precision import MAX_DENSE, DensePrecision, LowRankPrecision, Precision
-from .prior import prior_map
+from .prior import diagonal_of, prior_map
 
 RANK = 64
 NUM_PROBES = 32
-# The diagonal beside the low-rank part is at least this share of the whole diagonal, which is known to about 1/4.
+# Where the prior's precision is not a diagonal, the diagonal beside the low-rank part has at least this share of all.
 LEAST_SHARE = 0.1
+SHIFT = 1e-6
 # Copies of one decoder output that are alive at once under forward differentiation: a rough count.
 COPIES = 16
 
@@ -62,20 +63,24 @@ def gauss_newton(block: Block, z: Tensor) -> tuple[Precision, int]:
         LogpxError: If the Fisher information of the decoder's distribution is not known.
     """
     num_samples, num_latents = len(z), z[0, 0].numel()
-    maps = [whitened_map(block, each.unsqueeze(0)) for each in z]
     if num_latents <= MAX_DENSE:
-        parts = [_dense(g, each.unsqueeze(0), block.memory_budget) for g, each in zip(maps, z, strict=True)]
+        points = z.unsqueeze(1)
+        parts = [_dense(whitened_map(block, point), point, block.memory_budget) for point in points]
         return DensePrecision.of(torch.stack(parts).mean(0)), num_samples * (1 + 2 * num_latents)
+    # a diagonal precision of the prior is known exactly, so that only what the datum says is approximated
+    known = diagonal_of(block.prior(), z[0])
+    maps = [whitened_map(block, each.unsqueeze(0), with_prior=known is None) for each in z]
     operator = _Operator(maps, z, block.memory_budget)
-    return _low_rank(operator, z), num_samples * (1 + 5 * RANK + 3 * NUM_PROBES)
+    return _low_rank(operator, z, known), num_samples * (1 + 5 * RANK + 3 * NUM_PROBES)
 
 
-def whitened_map(block: Block, z: Tensor) -> Map:
+def whitened_map(block: Block, z: Tensor, with_prior: bool = True) -> Map:
     r"""Returns the map g, whose derivative at z has :math:`G^\top G = J^\top F J + \Lambda_{\mathrm{prior}}`.
 
     Arguments:
         block: The data, under a model with real latents.
         z: Where the roots are taken, with shape (S, B) + the event shape of z.
+        with_prior: Whether the prior's part is there.
 
     Returns:
         A function of latents of shape (T S, B) + their event shape, T copies of those of z, to (T, S, B, K).
@@ -89,6 +94,8 @@ def whitened_map(block: Block, z: Tensor) -> Map:
         if mask is not None:
             # what is not observed says nothing: one factor per dimension of the datum, whatever comes behind it
             likelihood = likelihood * mask.reshape(mask.shape + (1,) * (likelihood.dim() - 2 - mask.dim()))
+        if not with_prior:
+            return likelihood.flatten(3)
         return torch.cat([likelihood.flatten(3), prior(points).unflatten(0, (-1, len(z))).flatten(3)], -1)
 
     return g
@@ -122,14 +129,13 @@ class _Operator:
             total[start:stop] += _vjp(g, z, image).squeeze(1)
         return total / len(self.maps)
 
-    def diagonal(self, num_probes: int) -> Tensor:
-        """Returns the diagonal of G'G by squares of G' e over Gaussian e, with shape (B, L)."""
-        total = torch.zeros_like(self.points[0][0].flatten(1))
-        for (g, z), (start, stop) in self._pieces(num_probes):
-            shape = g(z).shape
-            noise = torch.randn(stop - start, *shape[1:], dtype=z.dtype, device=z.device)
-            total += _vjp(g, z, noise).square().sum((0, 1))
-        return total / (num_probes * len(self.maps))
+    def probe(self, num: int) -> Tensor:
+        """Returns vectors G' e of Gaussian e, whose covariance is G'G, with shape (num, B, L)."""
+        total = []
+        for (g, z), (start, stop) in self._pieces(num):
+            noise = torch.randn(stop - start, *g(z).shape[1:], dtype=z.dtype, device=z.device)
+            total.append(_vjp(g, z, noise).squeeze(1))
+        return torch.cat(total)
 
     def _pieces(self, num: int) -> Iterator[tuple[tuple[Map, Tensor], tuple[int, int]]]:
         for pair in zip(self.maps, self.points, strict=True):
@@ -137,20 +143,24 @@ class _Operator:
                 yield pair, piece
 
 
-def _low_rank(operator: _Operator, z: Tensor) -> LowRankPrecision:
+def _low_rank(operator: _Operator, z: Tensor, known: Tensor | None) -> LowRankPrecision:
+    """Returns a diagonal and U U'; the diagonal is the known one and what U U' leaves out."""
     flat = z.flatten(2)
     test = torch.randn(flat.shape[1], flat.shape[2], RANK, dtype=z.dtype, device=z.device)
     test = torch.linalg.qr(test).Q
     image = operator.times(test.movedim(-1, 0)).movedim(0, -1)
     # Nystroem: Y (Omega' Y)^-1 Y', shifted against rounding
-    shift = 1e-4 * torch.linalg.matrix_norm(image, keepdim=True) / RANK
-    image = image + shift * test
-    core = test.mT @ image
+    shift = SHIFT * torch.linalg.matrix_norm(image, keepdim=True)
+    y = (image + shift * test).double()
+    core = test.double().mT @ y
     root = torch.linalg.cholesky(0.5 * (core + core.mT))
-    factor = torch.linalg.solve_triangular(root.mT, image, upper=True, left=False)
-    whole = operator.diagonal(NUM_PROBES)
-    rest = torch.maximum(whole - factor.square().sum(-1), LEAST_SHARE * whole)
-    return LowRankPrecision.of(rest, factor)
+    factor = torch.linalg.solve_triangular(root.mT, y, upper=True, left=False).to(z.dtype)
+    # what is orthogonal to the directions that U holds, by squares of (I - Q Q') G' e
+    basis = torch.linalg.qr(image).Q
+    probes = operator.probe(NUM_PROBES).movedim(0, -1)
+    rest = (probes - basis @ (basis.mT @ probes)).square().mean(-1)
+    floor = LEAST_SHARE * probes.square().mean(-1) if known is None else known
+    return LowRankPrecision.of(rest + floor, factor)
 
 
 def _jvp(g: Map, z: Tensor, v: Tensor) -> Tensor:

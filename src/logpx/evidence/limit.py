@@ -77,6 +77,8 @@ def intercept_weights(num_samples: Tensor) -> Tensor:
 
 def _reason(evidence: Evidence) -> str:
     """Returns why the limit is not offered, or nothing."""
+    if (evidence.pareto_k == -math.inf).all():
+        return "all weights are constant up to rounding, so that the estimates are exact"
     if len(evidence.log_evidence) < 2:
         return "one datum does not tell its error"
     if len(evidence.curve) < NUM_POINTS:

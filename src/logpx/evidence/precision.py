@@ -46,12 +46,16 @@ class DensePrecision:
 
     @classmethod
     def of(cls, matrix: Tensor) -> DensePrecision:
-        r"""Factors matrices, in float64.
+        r"""Factors matrices, in float64; of one that is not positive definite the diagonal is taken.
 
         Arguments:
             matrix: The precisions :math:`\Lambda`, positive definite, with shape (B, L, L).
         """
-        return cls(torch.linalg.cholesky(matrix.double()).to(matrix.dtype))
+        root, failed = torch.linalg.cholesky_ex(matrix.double())
+        # rounding, or latents that overflow, must not end the evaluation of the others
+        diagonal = torch.nan_to_num(matrix.double().diagonal(dim1=-2, dim2=-1), nan=1.0).clamp(1e-12, 1e12)
+        chosen = torch.where((failed > 0)[:, None, None], torch.diag_embed(diagonal.sqrt()), root)
+        return cls(chosen.to(matrix.dtype))
 
     @property
     def log_det(self) -> Tensor:

@@ -7,7 +7,7 @@ its moments.
 
 from __future__ import annotations
 
-__all__ = ["prior_map"]
+__all__ = ["diagonal_of", "prior_map"]
 
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +45,21 @@ def prior_map(p: Distribution) -> Callable[[Tensor], Tensor]:
         base = prior_map(flow.base)
         return lambda z: base(flow.transform(z))
     return _moments(p)
+
+
+def diagonal_of(p: Distribution, z: Tensor) -> Tensor | None:
+    r"""Returns the diagonal precisions :math:`\sigma^{-2}` of a prior of independent Gaussians, or None of any other.
+
+    Arguments:
+        p: The prior p(z), with batch shape () or (B,).
+        z: Latents, with shape (B,) + their event shape.
+
+    Returns:
+        The precisions of the flattened latents, with shape (B, L).
+    """
+    while isinstance(p, Independent):
+        p = p.base_dist
+    return (p.scale**-2).expand(z.shape).flatten(1) if isinstance(p, Normal) else None
 
 
 def _inverse(p: TransformedDistribution, z: Tensor) -> Tensor:

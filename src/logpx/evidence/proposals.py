@@ -7,7 +7,9 @@ from __future__ import annotations
 
 __all__ = ["PROPOSALS", "encoder_proposal", "fitted_proposal", "prior_proposal"]
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +53,7 @@ def fitted_proposal(
     context: Tensor | None = None,
     mask: Tensor | None = None,
     seed: int = 0,
+    **options: Any,
 ) -> Proposal:
     """Returns a proposal that is fitted to the data whenever it is called.
 
@@ -60,13 +63,14 @@ def fitted_proposal(
         context: Labels or covariates, with shape (B, *).
         mask: True where x is observed, with the shape of x.
         seed: The seed of the draws that fitting takes.
+        options: Those of the fit, such as `df=10` for Student's t, or `exact_hessian=True` of laplace.
 
     Raises:
         ValueError: If there is no such proposal.
     """
     if name not in PROPOSALS:
         raise ValueError(f"proposal must be one of {', '.join(PROPOSALS)}, but is {name!r}: choose one.")
-    return lambda x: PROPOSALS[name](Block(model, x, context, mask, seed)).q
+    return lambda x: PROPOSALS[name](Block(model, x, context, mask, seed), **options).q
 
 
 def _encoder(block: Block) -> Fit:
@@ -78,19 +82,19 @@ def _prior(block: Block) -> Fit:
     return Fit(p if len(p.batch_shape) == 1 else p.expand(torch.Size((len(block),))), 0)
 
 
-def _widened(block: Block) -> Fit:
+def _widened(block: Block, *, scale: float = WIDER, df: float = math.inf) -> Fit:
     """A Gaussian of the encoder's mean and 1.1 times its scale."""
-    loc, scale = encoder_moments(block)
-    return Fit(Elliptical(loc, diagonal_precision(scale), WIDER), 1)
+    loc, deviation = encoder_moments(block)
+    return Fit(Elliptical(loc, diagonal_precision(deviation), scale, df), 1)
 
 
-def _defensive(block: Block) -> Fit:
+def _defensive(block: Block, **options: Any) -> Fit:
     """The curvature proposal with some of the encoder and of the prior, so that weights are bounded."""
-    fit = fit_curvature(block)
+    fit = fit_curvature(block, **options)
     return Fit(defensive_mixture(fit.q, block.encoder(), block.prior()), fit.num_passes + 1)
 
 
-PROPOSALS: dict[str, Callable[[Block], Fit]] = {
+PROPOSALS: dict[str, Callable[..., Fit]] = {
     "encoder": _encoder,
     "prior": _prior,
     "widened": _widened,

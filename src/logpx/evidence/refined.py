@@ -9,6 +9,8 @@ from __future__ import annotations
 
 __all__ = ["fit_refined"]
 
+import math
+
 import torch
 
 from ..utils import keyed_rng
@@ -25,6 +27,7 @@ def fit_refined(
     block: Block,
     *,
     scale: float = 1.16,
+    df: float = math.inf,
     num_steps: int = NUM_STEPS,
 ) -> Fit:
     """Fits a mean and a diagonal covariance to each datum's ELBO by Adam, from those of the encoder on.
@@ -35,6 +38,7 @@ def fit_refined(
     Arguments:
         block: The data, under a model with real latents.
         scale: By how much the proposal is wider than the fitted Gaussian.
+        df: The degrees of freedom of Student's t; by default a Gaussian.
         num_steps: The number of steps, of one draw each.
     """
     with torch.no_grad():
@@ -51,5 +55,5 @@ def fit_refined(
             loc.grad, log_scale.grad = torch.autograd.grad(loss, [loc, log_scale])
             optimizer.step()
             schedule.step()
-    q = Elliptical(loc.detach(), diagonal_precision(log_scale.detach().exp()), scale)
+    q = Elliptical(loc.detach(), diagonal_precision(log_scale.detach().exp()), scale, df)
     return Fit(q, 1 + 3 * num_steps)

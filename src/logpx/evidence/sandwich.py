@@ -24,9 +24,8 @@ from torch import Tensor
 
 from ..model import LatentVariableModel, call, evaluating
 from ..utils import chunks, keyed_rng
-from .annealed import Run, Schedule, annealed_log_weights, tune
+from .annealed import Run, Schedule, annealed_log_weights, path_from, tune
 from .block import Block
-from .fit import precision_of
 from .hmc import Path
 from .proposals import PROPOSALS
 
@@ -125,6 +124,7 @@ def sandwich(
 
     Raises:
         ValueError: If a number is out of range or the proposal is unknown.
+        LogpxError: If the latents are not real, or log p(x | z) is itself random.
     """
     _check(num_data, num_chains, num_temperatures, proposal)
     columns = []
@@ -151,7 +151,7 @@ def _block_bounds(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns lower and upper bounds with shape (R, B), passes and acceptance with shape (R,)."""
     fit = PROPOSALS[proposal](block)
-    path = Path(block, fit.q, precision_of(fit.q, block))
+    path = path_from(block, fit.q)
     rows = []
     for size in sizes:
         schedule = tune(path, size, seed=block.seed, key=("sandwich", block.number, size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SAMPLE_BLOCK", "Tally", "rows_at_once", "tally"]
+__all__ = ["SAMPLE_BLOCK", "Tally", "is_random", "rows_at_once", "tally"]
 
 import dataclasses
 
@@ -93,7 +93,7 @@ class Tally:
             mean = q.mean
         except NotImplementedError:
             return sample_mean
-        return mean.double().reshape(sample_mean.shape) if mean.is_floating_point() else sample_mean
+        return mean.double().reshape(sample_mean.shape) if self.has_real_latents else sample_mean
 
 
 def tally(block: Block, q: Distribution, num_samples: int, *key: int | str) -> Tally:
@@ -125,12 +125,26 @@ def rows_at_once(block: Block, z: Tensor) -> int:
         block: The data under a model.
         z: One draw per datum, with shape (1, B) + the event shape.
     """
+    p, is_random = _decoded(block, z)
+    return RANDOM_BLOCK if is_random else num_at_once(p, block.memory_budget)
+
+
+def is_random(block: Block, z: Tensor) -> bool:
+    """Whether log p(x | z) is itself random, as under dequantization.
+
+    Arguments:
+        block: The data under a model.
+        z: One draw per datum, with shape (1, B) + the event shape.
+    """
+    return _decoded(block, z)[1]
+
+
+def _decoded(block: Block, z: Tensor) -> tuple[Distribution, bool]:
     with keyed_rng(block.seed, "evidence", "rows", device=block.x.device):
         before = rng_state(block.x.device)
         p = block.decoder(z)
         observed_log_prob(p, block.x, block.mask)
-        is_random = not torch.equal(rng_state(block.x.device), before)
-    return RANDOM_BLOCK if is_random else num_at_once(p, block.memory_budget)
+        return p, not torch.equal(rng_state(block.x.device), before)
 
 
 def _sum(term: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def compare(run: Run, baseline: Run) -> dict[str, Any]:
         "bits": result.bits_per_dim(math.prod(ours.record["data"]["event_shape"])),
         "num_better": result.num_better,
         "num_data": result.num_data,
-        "verdict": result.verdict("This model", "the baseline"),
+        "verdict": result.verdict("this model", "the baseline"),
         "caution": comparison.caution(ours, theirs),
         "ours": ours.record,
         "theirs": theirs.record,

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from .. import generate, plots
+from .. import generate, plots, wording
 from ..data import Split
 from ..exact import Mixture
 from ..model import LatentVariableModel
@@ -84,6 +84,7 @@ def report(
         em=_em(metrics, run.config),
         compared=compared,
         bounds=bounds,
+        bounded=_quantity(bounds),
         suggested=suggestion(run.path, run.config, split),
         latent_shape=tuple(model.prior().event_shape),
     )
@@ -204,7 +205,7 @@ def _bounds(record: Mapping[str, Any]) -> dict[str, Figure]:
     if not record.get("rows"):
         return {}
     columns = ([row[name] for row in record["rows"]] for name in ("num_temperatures", "lower", "upper", "gap_error"))
-    return {"sandwich": plots.bounds_sandwich(*columns)}
+    return {"sandwich": plots.bounds_sandwich(*columns, quantity=_quantity(record))}
 
 
 def _extremes(scores: Mapping[str, np.ndarray], split: Split, quantity: str) -> Figure:
@@ -237,6 +238,7 @@ def _render(run: Run, record: Mapping[str, Any], **shown: Any) -> str:
         command=shlex.join(["logpx", "evaluate", str(run.path)]),
         e=record,
         quantity=_quantity(record),
+        spent=wording.spent(record) if record.get("samples") else "",
         **shown,
         config=run.config,
         settings=dict(_flat(_own(run.config))),

@@ -19,6 +19,8 @@ def bounds_sandwich(
     lower: Sequence[float] | np.ndarray,
     upper: Sequence[float] | np.ndarray,
     gap_error: Sequence[float] | np.ndarray,
+    *,
+    quantity: str = "log p(x)",
 ) -> Figure:
     """Draws the mean lower and upper bound of log p(x) against the number of steps of the chains.
 
@@ -27,6 +29,7 @@ def bounds_sandwich(
         lower: The mean lower bounds, in nats, with shape (R,).
         upper: The mean upper bounds, in nats, with shape (R,).
         gap_error: The standard errors of upper - lower, in nats, with shape (R,).
+        quantity: What is bounded.
 
     Raises:
         ValueError: If the lengths differ.
@@ -36,8 +39,8 @@ def bounds_sandwich(
         sizes = ", ".join(str(len(column)) for column in columns)
         raise ValueError(f"All columns must have one length, but have {sizes}: give one value per number of steps.")
     steps, low, high, error = columns
-    title = f"With {steps[-1]:,.0f} steps the bounds of log p(x) are {nats(high[-1] - low[-1], 3)} nats apart."
-    figure, ax = chart(title, "steps of the chains (log scale)", "log p(x) (nats, mean over simulated data)")
+    title = f"With {steps[-1]:,.0f} steps the bounds of {quantity} are {nats(high[-1] - low[-1], 3)} nats apart."
+    figure, ax = chart(title, "steps of the chains (log scale)", f"{quantity} (nats, mean over simulated data)")
     ax.set_xscale("log")
     ax.fill_between(steps, low, high, where=high >= low, color=BLUE, alpha=0.12, linewidth=0)
     # half of the width's error on either side

@@ -36,8 +36,8 @@ ESTIMATORS = {
     "importance, curvature": Estimator("importance", "curvature", 2000),
     "importance, defensive": Estimator("importance", "defensive", 2000),
     "importance, prior": Estimator("importance", "prior", 2000),
-    "annealed, widened": Estimator("annealed", "widened", 64, num_temperatures=40),
-    "annealed, prior": Estimator("annealed", "prior", 64, num_temperatures=100),
+    "annealed, widened": Estimator("annealed", "widened", 128, num_temperatures=40),
+    "annealed, prior": Estimator("annealed", "prior", 128, num_temperatures=100),
 }
 # What needs no gradient in z, and what is no use in ten dimensions and more.
 FIT_FREE = ("auto", "importance, encoder", "importance, prior")

@@ -780,7 +780,7 @@ def test_no_extrapolation_is_offered_where_it_would_be_wrong(model: Any, options
 
 
 def test_constant_weights_are_said_to_be_exact_and_not_extrapolated() -> None:
-    evaluation = evaluate(exact(dtype=torch.float64), double_reals(), estimator="importance", num_samples=300)
+    evaluation = evaluate(exact(), reals(), estimator="importance", num_samples=300)
     limit = evaluation.record["extrapolation"]
     assert limit["mean"] is None and "so that the estimates are exact" in limit["sentence"]
     assert dict(evaluation.rows())["limit in S"] == limit["sentence"]

@@ -123,7 +123,7 @@ def test_each_datum_gets_its_own_method():
     evidence = adaptive(Block(model, x), target_error=1e-4, num_samples=256)
     assert methods(evidence) == ["annealed" if value > 0 else "encoder" for value in x[:, 0].tolist()]
     error = evidence.log_evidence - model.log_evidence(x)
-    assert (error.abs() < 6 * evidence.standard_error + 1e-3).all()
+    assert (error.abs() < 6 * evidence.standard_error + 1e-3).all() and (evidence.standard_error < 0.02).all()
 
 
 @pytest.mark.parametrize("tail, method", [(0.45, "encoder"), (0.55, "curvature"), (0.75, "annealed")])
@@ -160,9 +160,8 @@ def test_errors_of_more_than_twice_the_target_are_annealed(monkeypatch):
     assert chosen.any() and torch.equal(seen[0].x, x[chosen])
     pilots, chains = 2 * 8 * 3 * (1 + 3 * 9), 32 * 3 * (1 + 3 * 29)
     fit = 1 + 11 * 3 + 72 * 3
-    # the 256 draws of curvature came before, and where the pilot promised more than it kept, 256 of the encoder
-    before = evidence.num_passes[chosen] - (129 + fit + 256 + pilots + chains)
-    assert set(before.tolist()) == {256.0, 512.0}
+    # the 256 draws of curvature came before
+    assert (evidence.num_passes[chosen] == 129 + fit + 256 + 256 + pilots + chains).all()
 
 
 def test_an_unknown_fisher_information_leaves_the_refined_fit():
@@ -271,53 +270,43 @@ def test_the_draws_that_decide_do_not_enter_the_estimate(monkeypatch):
     assert (evidence.num_samples == 256).all()
 
 
-def test_further_draws_join_the_first(monkeypatch):
-    # of 256 draws with an error far above the target, all 1,024 count in the end
-    model = linear(1.8, num_latents=2)
-    x = data_of(model, 6)
-    effort = adapting._Effort(0.02, 1024)
-    propose = lambda some, rows: model.encoder(some.x)  # noqa: E731
-    block = Block(model, x)
-    result = adapting._spend(block, propose, torch.full((6,), 256), "encoder", effort)
-    assert (result.num_samples == 1024).all() and (result.num_passes == 1024).all()
-    parts = [tally(block, model.encoder(x), n, "encoder", *key) for n, key in ((256, (256,)), (768, (256, "more")))]
-    assert torch.allclose(result.log_evidence, parts[0].merged(parts[1]).weights.log_mean())
-    # nothing is added to what is good enough
-    assert (
-        adapting._spend(block, propose, torch.full((6,), 256), "encoder", adapting._Effort(1.0, 1024)).num_samples
-        == 256
-    ).all()
-
-
 def test_data_are_not_mixed_up_when_they_ask_for_different_numbers():
     model = linear(1.15)
-    x = data_of(model, 12)
-    block, effort = Block(model, x), adapting._Effort(1.0, 4000)
-    wanted = torch.tensor([512, 256, 1024] * 4)
-    result = adapting._spend(block, lambda some, rows: model.encoder(some.x), wanted, "encoder", effort)
-    assert torch.equal(result.num_samples, wanted.double())
-    assert ((result.log_evidence - model.log_evidence(x)).abs() < 5 * result.standard_error).all()
+    x = data_of(model, 24)
+    block, wanted, chosen = Block(model, x), torch.tensor([512, 256, 1024] * 4), torch.arange(23, -1, -2)
+
+    def propose(some, rows):
+        assert torch.equal(some.x, x[rows])
+        return model.encoder(some.x)
+
+    result = adapting._spend(block, propose, wanted, "encoder", chosen)
+    assert torch.equal(result.num_samples, wanted.double()) and torch.equal(result.num_passes, wanted.double())
+    assert ((result.log_evidence - model.log_evidence(x[chosen])).abs() < 5 * result.standard_error).all()
 
 
 def test_the_numbers_of_draws_are_in_steps_and_bounded():
     effort = adapting._Effort(0.1, 3500)
 
     def wanted(log_w):
-        return effort.wanted(LogMeanAccumulator.empty(1).update(log_w.reshape(-1, 1)))
+        return effort.rounded(effort.need(LogMeanAccumulator.empty(1).update(log_w.reshape(-1, 1)))).tolist()
 
-    assert wanted(torch.zeros(128)).tolist() == [256]
-    assert wanted(torch.tensor([0.0] + [-100.0] * 127)).tolist() == [3500]
+    assert wanted(torch.zeros(128)) == [256]
+    assert wanted(torch.tensor([0.0] + [-100.0] * 127)) == [3500]
     # half of the weights are 0: ESS = S / 2, so S = 1.5 x 1 / 0.01 = 150; three quarters: 450
-    assert wanted(torch.tensor([0.0, -math.inf] * 64)).tolist() == [256]
-    assert wanted(torch.tensor([0.0, -math.inf, -math.inf, -math.inf] * 32)).tolist() == [512]
-    assert wanted(torch.full((128,), -math.inf)).tolist() == [3500]
+    assert wanted(torch.tensor([0.0, -math.inf] * 64)) == [256]
+    assert wanted(torch.tensor([0.0, -math.inf, -math.inf, -math.inf] * 32)) == [512]
+    assert wanted(torch.full((128,), -math.inf)) == [3500]
 
 
-def test_an_estimate_is_poor_for_its_tail_or_for_its_error():
-    effort = adapting._Effort(0.1, 3500)
-    numbers = {"pareto_k": [0.6, 0.8, -math.inf, math.nan, 0.2], "standard_error": [0.15, 0.05, 0.25, 0.01, math.nan]}
-    result = SimpleNamespace(**{name: torch.tensor(each) for name, each in numbers.items()})
-    assert effort.is_poor(result).tolist() == [False, True, True, True, True]
+def test_more_than_twice_the_target_is_beyond_reach():
+    # with the margin of a half, 4 x 1.5 as many draws as there may be leave twice the target
+    effort = adapting._Effort(0.1, 1000)
+    assert effort.is_beyond(torch.tensor([100.0, 5900.0, 6100.0, math.inf])).tolist() == [False, False, True, True]
+
+
+def test_a_tail_that_is_heavy_or_not_known_is_heavy():
+    result = SimpleNamespace(pareto_k=torch.tensor([-math.inf, 0.69, 0.71, math.nan]))
+    assert adapting._has_heavy_tail(result).tolist() == [False, False, True, True]
 
 
 def test_elbo_rate_and_distortion_stay_those_of_the_encoder():

@@ -150,7 +150,7 @@ def _low_rank(operator: _Operator, z: Tensor, known: Tensor | None) -> LowRankPr
     test = torch.linalg.qr(test).Q
     image = operator.times(test.movedim(-1, 0)).movedim(0, -1)
     # Nystroem: Y (Omega' Y)^-1 Y', shifted against rounding
-    shift = SHIFT * torch.linalg.matrix_norm(image, keepdim=True)
+    shift = SHIFT * torch.linalg.matrix_norm(image, keepdim=True).clamp(min=1e-20)
     y = (image + shift * test).double()
     core = test.double().mT @ y
     root = torch.linalg.cholesky(0.5 * (core + core.mT))

@@ -5,7 +5,7 @@ annealed importance sampling. Errors are against it, image by image; "cover" is 
 hold it, among those that are marked reliable (k-hat below 0.5). A pass is one evaluation of the decoder for one draw:
 forward 1, backward 2, Jacobian-vector product 2, and fits and pilots count.
 
-    logpx fit mnist --binarization dynamic --latent-dim 40 --hidden 400 --activation tanh --epochs 20 --out runs/vae40
+    logpx fit mnist --latent-dim 40 --hidden 400 --epochs 20 --out runs/vae40
     python benchmarks/proposals.py runs/vae40
 """
 

@@ -249,7 +249,8 @@ def test_bounds_of_a_relaxed_score_are_called_so(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(FakeRun, "bounds", lambda _, bounds=bounds: bounds)
         page = Page(write(FakeRun(tmp_path / quantity[:3])))
         assert f"a width near 0 shows that its {quantity} can be computed" in page.text
-        assert f"With 20 steps the bounds of {quantity} are 0.100 nats apart." in {dict(each).get("alt") for _, each in page.tags}
+        titles = [attributes.get("alt") for _, attributes in page.tags]
+        assert f"With 20 steps the bounds of {quantity} are 0.100 nats apart." in titles
 
 
 @pytest.mark.usefixtures("unpainted")

@@ -55,8 +55,8 @@ def fit_em(
             iterator in every pass, for data larger than memory. The values of a split are those of its epoch; online
             EM draws dynamic ones afresh in every pass.
         max_iterations: The largest number of passes of one start.
-        tolerance: The gain of the penalized log-likelihood below which a fit has converged, in nats per datum; of online
-            EM, which may also lose, the size of the change.
+        tolerance: The gain of the penalized log-likelihood below which a fit has converged, in nats per datum; of
+            online EM, which may also lose, the size of the change.
         batch_size: The largest number of data between M-steps, for online EM; by default all, which alone never lowers
             the likelihood.
         step_power: How fast the steps of online EM fall, the :math:`\kappa` of :math:`\gamma_t = (t + 10)^{-\kappa}`,

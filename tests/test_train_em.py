@@ -364,6 +364,9 @@ def test_a_report_says_what_a_vae_buys_over_a_mixture(mixture: Run, run_copy: Pa
     other_way = " ".join(re.sub("<[^>]*>", "", report(mixture, baseline=vae).read_text()).split())
     assert f"nats per datum {'less' if found[3] == 'more' else 'more'} than {vae.path} (VAE)" in other_way
     assert "That of the baseline is an estimate, on average too low" in other_way
+    worse, better = (text, other_way) if found[3] == "less" else (other_way, text)
+    assert "The baseline is better than this model by" in worse
+    assert "This model is better than the baseline by" in better
 
 
 def test_without_a_baseline_the_report_names_the_commands_that_make_one(

@@ -20,7 +20,7 @@ from PIL import Image
 import logpx
 from logpx import plots
 from logpx.cli import COMMANDS, main
-from logpx.cli.models import PROPOSAL
+from logpx.cli.evidence import PROPOSAL
 from logpx.evidence import METHODS, PROPOSALS
 from logpx.run import Run
 
@@ -48,6 +48,7 @@ OPTIONS = {
         "--proposal",
         "--target-error",
         "--num-temperatures",
+        "--schedule",
         "--model",
         "--data",
         "--output",

@@ -92,7 +92,8 @@ def test_every_module_has_a_place_in_the_list_of_rooms() -> None:
 
 
 def test_the_scan_sees_imports_of_every_form() -> None:
-    assert {"run", "data", "generate", "plots", "train", "page"} <= imports("cli.models")
+    assert {"run", "data", "generate", "plots", "page"} <= imports("cli.models")
+    assert {"train", "settings", "data.catalogue"} <= imports("cli.fit")
     assert {"utils", "data.catalogue"} <= imports("data.dataset")
     assert imports("__main__") == {"cli"}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from jsonargparse import ArgumentParser, Namespace
 
 from ..version import __version__
-from . import models, schedule
+from . import evidence, fit, models, schedule
 from ._command import UsageError, new_parser
 
 DESCRIPTION = """Train latent-variable models, and say how probable data are under them: log p(x), with an error bar.
@@ -21,7 +21,7 @@ DESCRIPTION = """Train latent-variable models, and say how probable data are und
   logpx report runs/digits         one page of figures and numbers
   logpx simulate --example         how likely a project misses its deadline"""
 
-COMMANDS = models.COMMANDS | schedule.COMMANDS
+COMMANDS = fit.COMMANDS | evidence.COMMANDS | models.COMMANDS | schedule.COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

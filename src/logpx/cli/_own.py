@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["add_own", "check_evaluated", "evaluate_own"]
+__all__ = ["add_own", "check_evaluated", "evaluate_own", "evaluation_options", "show_evaluation"]
 
 import sys
 from collections.abc import Iterator
@@ -17,8 +17,21 @@ from ._command import UsageError
 
 if TYPE_CHECKING:
     from ..data import Split
+    from ..evaluation import Evaluation
     from ..model import LatentVariableModel
 
+HOW = (
+    "estimator",
+    "proposal",
+    "num_samples",
+    "target_error",
+    "num_temperatures",
+    "schedule",
+    "limit",
+    "subset",
+    "seed",
+    "device",
+)
 OWN = ("data", "binarization", "data_seed", "output")
 
 
@@ -71,26 +84,24 @@ def evaluate_own(options: Namespace) -> None:
         model = load_object(options.model)
         split = _split(options)
         with _explained(f"The model of {options.model}", known=True):
-            evaluation = evaluate(
-                model,
-                split,
-                estimator=options.estimator,
-                proposal=options.proposal,
-                target_error=options.target_error,
-                num_temperatures=options.num_temperatures,
-                num_samples=options.num_samples,
-                limit=options.limit,
-                subset=options.subset,
-                seed=options.seed,
-                device=options.device,
-            )
+            evaluation = evaluate(model, split, **evaluation_options(options))
+    show_evaluation(evaluation, options)
+    if options.output is not None:
+        write_json(Path(options.output), {**evaluation.record, "source": options.model})
+        print(f"Record: {options.output}")
+
+
+def evaluation_options(options: Namespace) -> dict[str, Any]:
+    """Returns the options of :func:`logpx.evaluate` that were given."""
+    return {name: getattr(options, name) for name in HOW}
+
+
+def show_evaluation(evaluation: Evaluation, options: Namespace) -> None:
+    """Prints the table of results, and writes the scores where they are asked for."""
     print(evaluation)
     if options.scores is not None:
         evaluation.write_scores(options.scores)
         print(f"Scores of each datum: {options.scores}")
-    if options.output is not None:
-        write_json(Path(options.output), {**evaluation.record, "source": options.model})
-        print(f"Record: {options.output}")
 
 
 def load_object(name: str) -> LatentVariableModel:

@@ -1,0 +1,6 @@
+"""A model and data in, a record out."""
+
+__all__ = ["DATA_BLOCK", "SCORES", "Evaluation", "evaluate"]
+
+from .evaluate import DATA_BLOCK, evaluate
+from .result import SCORES, Evaluation

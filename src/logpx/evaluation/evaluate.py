@@ -18,7 +18,7 @@ from ..evidence import Block, Estimator, Evidence, inspect_model
 from ..model import LatentVariableModel, as_model, call, evaluating, propose
 from ..progress import track
 from ..subset import CONTROL_SAMPLES, draw_subset
-from ..utils import choose_device, chunks, generator, keyed_rng
+from ..utils import MEMORY_BUDGET, choose_device, chunks, generator, keyed_rng
 from .record import Asked, record_of
 from .result import Evaluation
 
@@ -39,7 +39,7 @@ def evaluate(
     subset: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    memory_budget: int = 2**28,
+    memory_budget: int = MEMORY_BUDGET,
     progress: bool | None = None,
 ) -> Evaluation:
     """Estimates log p(x) of data under any model with the three methods, or asks a model that knows it.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..model import LatentVariableModel, Terms, call, log_joint, propose, weigh
-from ..utils import keyed_rng
+from ..utils import MEMORY_BUDGET, keyed_rng
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Block:
     mask: Tensor | None = None
     seed: int = 0
     number: int = 0
-    memory_budget: int = 2**28
+    memory_budget: int = MEMORY_BUDGET
 
     def __len__(self) -> int:
         return len(self.x)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model import LatentVariableModel, Proposal, propose
-from ..utils import keyed_rng
+from ..utils import MEMORY_BUDGET, keyed_rng
 from .block import Block
 from .estimator import Estimator
 from .results import Evidence
@@ -32,7 +32,7 @@ def importance(
     mask: Tensor | None = None,
     seed: int = 0,
     block: int = 0,
-    memory_budget: int = 2**28,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> Evidence:
     """Estimates log p(x) per datum by importance sampling.
 

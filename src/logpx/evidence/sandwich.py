@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..model import LatentVariableModel, call, evaluating
-from ..utils import chunks, keyed_rng
+from ..utils import MEMORY_BUDGET, chunks, keyed_rng
 from .annealed import Run, Schedule, annealed_log_weights, path_from, tune
 from .block import Block
 from .hmc import Path
@@ -105,7 +105,7 @@ def sandwich(
     num_temperatures: tuple[int, ...] = (5, 20, 80),
     proposal: str = "curvature",
     seed: int = 0,
-    memory_budget: int = 2**28,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> Sandwich:
     """Bounds log p(x) of data simulated from a model from both sides.
 

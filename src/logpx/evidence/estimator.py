@@ -66,6 +66,7 @@ class Estimator:
         """The number of draws or chains per datum."""
         return self.num_samples or ESTIMATORS[self.name]
 
+    @torch.no_grad()
     def __call__(self, block: Block) -> Evidence:
         """Returns the estimates of a block of data."""
         size = self.size or 0

@@ -96,6 +96,7 @@ class Tally:
         return mean.double().reshape(sample_mean.shape) if self.has_real_latents else sample_mean
 
 
+@torch.no_grad()
 def tally(block: Block, q: Distribution, num_samples: int, *key: int | str) -> Tally:
     """Weighs draws from q, in parts of 128 that are keyed by seed, block, key and part.
 

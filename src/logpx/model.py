@@ -17,6 +17,7 @@ __all__ = [
     "as_model",
     "call",
     "evaluating",
+    "log_densities",
     "log_joint",
     "log_likelihood",
     "log_weight_terms",
@@ -211,13 +212,26 @@ def weigh(
     Raises:
         ValueError: If a term does not have shape (S, B).
     """
-    shape = (len(z), len(x))
-    return Terms(
-        z,
-        log_likelihood(model, x, z, context, mask),
-        _checked("log p(z)", call(model.prior, context=context).log_prob(z), shape),
-        _checked("log q(z)", q.log_prob(z), shape),
-    )
+    return Terms(z, log_likelihood(model, x, z, context, mask), *log_densities(model, z, q, context))
+
+
+def log_densities(
+    model: LatentVariableModel, z: Tensor, q: Distribution, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Returns :math:`\log p(z)` and :math:`\log q(z)` of draws from q, in nats, each with shape (S, B).
+
+    Arguments:
+        model: The model.
+        z: The draws, with shape (S, B) + their event shape.
+        q: The distribution that they were drawn from, with batch shape (B,).
+        context: Labels or covariates, with shape (B, *).
+
+    Raises:
+        ValueError: If a term has another shape.
+    """
+    shape = (len(z), q.batch_shape[0])
+    log_prior = call(model.prior, context=context).log_prob(z)
+    return _checked("log p(z)", log_prior, shape), _checked("log q(z)", q.log_prob(z), shape)
 
 
 def log_joint(

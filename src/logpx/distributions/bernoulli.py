@@ -21,8 +21,7 @@ from .levels import full_precision
 class IndependentBernoulli(Independent):
     r"""A vector (or image) of independent binary variables, :math:`p(x) = \prod_d \mathcal{B}(x_d; \sigma(a_d))`.
 
-    It is strict: data other than 0 and 1 are refused. The sum over dimensions is fused, so that the data are never
-    copied to the shape of the logits.
+    It is strict: data other than 0 and 1 are refused. The data are never copied to the shape of the logits.
 
     Arguments:
         logits: The logits a, with shape (*, event shape).
@@ -62,7 +61,7 @@ class IndependentBernoulli(Independent):
         # autocast would round the product to bfloat16, which is more than a nat of an image
         with torch.autocast(a.device.type, enabled=False):
             # log p(x) = x . a - sum_d log(1 + e^{a_d})
-            return torch.einsum("...d,...d->...", a, x) - F.softplus(a).sum(-1)
+            return torch.linalg.vecdot(a, x) - F.softplus(a).sum(-1)
 
     def check(self, x: Tensor) -> None:
         """Refuses values outside the support.
@@ -70,7 +69,8 @@ class IndependentBernoulli(Independent):
         Raises:
             ValueError: If a value is neither 0 nor 1.
         """
-        if not ((x == 0) | (x == 1)).all():
+        # x^2 = x for 0 and 1 alone; several times as fast as two comparisons
+        if not torch.equal(x * x, x):
             odd = x[(x != 0) & (x != 1)][0].item()
             raise ValueError(
                 f"A Bernoulli decoder needs data of 0 and 1, but got {odd:.6g}: binarize the data "
@@ -93,7 +93,8 @@ class RelaxedBernoulli(IndependentBernoulli):
         Raises:
             ValueError: If a value is not in [0, 1].
         """
-        if not ((x >= 0) & (x <= 1)).all():
+        least, largest = x.aminmax() if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+        if not (least >= 0 and largest <= 1):
             odd = x[~((x >= 0) & (x <= 1))][0].item()
             raise ValueError(
                 f"A relaxed Bernoulli decoder needs greys in [0, 1], but got {odd:.6g}: scale the data to [0, 1]."

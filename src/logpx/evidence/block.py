@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..model import LatentVariableModel, Terms, call, log_joint, propose, weigh
+from ..model import LatentVariableModel, Terms, call, log_densities, log_joint, log_likelihood, propose, weigh
 from ..utils import MEMORY_BUDGET, keyed_rng
 
 
@@ -70,6 +70,14 @@ class Block:
             z = z.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_joint(z).sum(), z)
         return gradient
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """Returns log p(x | z), in nats, with shape (S, B)."""
+        return log_likelihood(self.model, self.x, z, self.context, self.mask)
+
+    def log_densities(self, z: Tensor, q: Distribution) -> tuple[Tensor, Tensor]:
+        """Returns log p(z) and log q(z) of draws from q, in nats, each with shape (S, B)."""
+        return log_densities(self.model, z, q, self.context)
 
     def weigh(self, z: Tensor, q: Distribution) -> Terms:
         """Returns the terms of the log-weights of draws from q."""

@@ -12,11 +12,12 @@ from torch.distributions import Distribution
 
 from ..model import Terms, observed_log_prob
 from ..montecarlo import LogMeanAccumulator
-from ..utils import chunks, keyed_rng, num_at_once, rng_state
+from ..utils import COPIES, chunks, keyed_rng, num_at_once, rng_state
 from .block import Block
 from .results import Evidence
 
 SAMPLE_BLOCK = 128
+PARTS_AT_ONCE = 8
 RANDOM_BLOCK = 8
 
 
@@ -42,9 +43,8 @@ class Tally:
         rate, distortion = torch.zeros(2, len(x), dtype=torch.float64, device=x.device)
         return cls(LogMeanAccumulator.empty(len(x), x.device), rate, distortion)
 
-    def add(self, terms: Terms) -> None:
-        """Adds draws."""
-        self.weights.update(terms.log_weights)
+    def add_costs(self, terms: Terms) -> None:
+        """Adds what draws cost, and where they are; their log-weights are for the caller to add."""
         self.rate += _sum(terms.log_proposal - terms.log_prior)
         self.distortion -= _sum(terms.log_likelihood)
         latent = _sum(_vectors(terms))
@@ -108,15 +108,32 @@ def tally(block: Block, q: Distribution, num_samples: int, *key: int | str) -> T
         num_samples: The number S of draws per datum.
         key: What the draws are for.
     """
-    sums, rows, name = Tally.empty(block.x), 0, ("evidence", block.number, *key)
+    sums, rows, waiting, name = Tally.empty(block.x), 0, list[Tensor](), ("evidence", block.number, *key)
     for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
         with keyed_rng(block.seed, *name, part, device=block.x.device):
-            z_part = q.sample(torch.Size((stop - start,)))
-        rows = rows or rows_at_once(block, z_part[:1])
-        for place, z in enumerate(z_part.split(rows)):
-            with keyed_rng(block.seed, *name, part, place, device=block.x.device):
-                sums.add(block.weigh(z, q))
+            z = q.sample(torch.Size((stop - start,)))
+        rows = rows or rows_at_once(block, z[:1])
+        terms = _weighed(block, z, q, rows, *name, part)
+        sums.add_costs(terms)
+        waiting.append(terms.log_weights)
+        # sorting out the largest weights of many draws at once takes a fraction of the time
+        if len(waiting) == PARTS_AT_ONCE or stop == num_samples:
+            sums.weights.update(torch.cat(waiting))
+            waiting.clear()
     return sums
+
+
+def _weighed(block: Block, z: Tensor, q: Distribution, rows: int, *key: int | str) -> Terms:
+    """Weighs a part of the draws: decoded in pieces that fit the memory, each keyed by its place."""
+    log_likelihood = []
+    for place, some in enumerate(z.split(rows)):
+        with keyed_rng(block.seed, *key, place, device=block.x.device):
+            log_likelihood.append(block.log_likelihood(some))
+    # z is small beside what is decoded: its densities are had for more draws at once
+    fitting = max(rows, block.memory_budget // (4 * COPIES * z[0].numel()))
+    densities = [block.log_densities(some, q) for some in z.split(fitting)]
+    log_prior, log_proposal = (torch.cat(pieces) for pieces in zip(*densities, strict=True))
+    return Terms(z, torch.cat(log_likelihood), log_prior, log_proposal)
 
 
 def rows_at_once(block: Block, z: Tensor) -> int:

@@ -235,7 +235,8 @@ class LogMeanAccumulator:
         counts = F.pad(torch.ones_like(ell[:, :1]), (0, 0, before, after)).unflatten(0, (-1, NUM_BLOCKS))
         new.block_sums, new.block_counts = torch.logsumexp(rounds, 0), counts.sum((0, 2))
         new.square_sum, new.sum_of_logs = torch.logsumexp(2 * ell, 0), ell.sum(0)
-        new.largest = ell.topk(min(NUM_LARGEST, len(ell)), dim=0).values
+        # in no order yet: merging sorts
+        new.largest = ell.topk(NUM_LARGEST, dim=0).values if len(ell) > NUM_LARGEST else ell
         new.num_invalid = invalid.sum(0).double()
         return new
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from _timing import goal, write
 from torch import Tensor
 
 from logpx.distributions import CoupledLogisticMixture
@@ -49,6 +50,11 @@ def main() -> None:
         print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells))
     ratios = [ours / theirs for ours, theirs in zip(rows["logpx"], rows["PixelCNN++ formula"], strict=True)]
     print(f"{'ratio':<20}" + "".join(f"{ratio:10.2f}" for ratio in ratios))
+    met = [
+        goal("logistic", "time of the discretized logistic / PixelCNN++ formula", ratios[2], 1.0),
+        goal("logistic", "peak memory of the discretized logistic / PixelCNN++ formula", ratios[5], 1.5),
+    ]
+    write(arguments.json, {"columns": heads, "rows": rows, "goals": met})
     gap = (exact(x, y) - pixelcnn(x, y)).abs().max() / x[0].numel()
     print(f"Largest difference of an image's log-probability: {gap:.1e} nats per dimension.")
 
@@ -60,6 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--peak", nargs=2, metavar=("VARIANT", "GRAD"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

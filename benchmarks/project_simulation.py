@@ -10,7 +10,6 @@ Run it on idle cores, after `pip install -c constraints.txt '.[bench]'`: `python
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from _timing import goal, in_turns, ratios, write
 
 from logpx.project import Project, example, simulate
 from logpx.project.risk import deadline_probability
@@ -36,10 +36,11 @@ def main() -> None:
     if options.memory:
         memory()
         return
-    seconds = timed(versions(example(), options.num_trials), options.repetitions)
+    seconds = in_turns(versions(example(), options.num_trials), options.repetitions)
     show(seconds, options.num_trials)
-    if options.json:
-        options.json.write_text(json.dumps({"num_trials": options.num_trials, "seconds": seconds}, indent=2))
+    faster = ratios(seconds, "numpy + pandas", "logpx, P(late)")[1]
+    met = [goal("project", "numpy + pandas / logpx", faster, 5, at_most=False)]
+    write(options.json, {"num_trials": options.num_trials, "seconds": seconds, "goals": met})
 
 
 def versions(project: Project, n: int) -> dict[str, Callable[[int], object]]:
@@ -76,17 +77,6 @@ def with_numpy(project: Project, n: int, seed: int) -> tuple[float, float]:
         ends[task.id] += start
         np.maximum(completion, ends[task.id], out=completion)
     return float(completion.mean()), float((completion >= DEADLINE).mean())
-
-
-def timed(functions: dict[str, Callable[[int], object]], repetitions: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for repetition in range(repetitions + 1):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            function(repetition)
-            # the first round warms up
-            seconds[name] += [time.perf_counter() - started] if repetition else []
-    return seconds
 
 
 def show(seconds: dict[str, list[float]], n: int) -> None:

@@ -25,7 +25,6 @@ import dataclasses
 import hashlib
 import platform
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,7 +37,7 @@ from .data import DataSet, Split, load_data
 from .distributions import relaxation
 from .evaluation import Evaluation, evaluate
 from .evidence import Sandwich, sandwich, simulate
-from .files import first_line, read_json, write_arrays, write_json, write_text
+from .files import first_line, read_arrays, read_json, write_arrays, write_json, write_text
 from .likelihoods import LIKELIHOODS
 from .model import LatentVariableModel, as_model, call, evaluating
 from .settings import Settings
@@ -182,7 +181,8 @@ class Run:
         try:
             return Settings.from_file(path)
         except ValueError as error:
-            raise LogpxError(f"{path} holds no settings ({first_line(error)}): restore it or fit again.") from error
+            reason = first_line(error).removeprefix(f"{path}: ")
+            raise LogpxError(f"{path} holds no settings ({reason}): restore it or fit again.") from error
 
     def write_settings(self, settings: Settings) -> None:
         """Writes config.yaml."""
@@ -256,9 +256,8 @@ class Run:
         if not path.exists():
             return None
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            return read_arrays(path)
+        except ValueError as error:
             raise LogpxError(
                 f"{path} cannot be read ({first_line(error)}): run 'logpx evaluate {self.path}'."
             ) from error

@@ -114,9 +114,9 @@ def nested(draw: st.DrawFn, valid: Any) -> Any:
                 break
             place = place[key]
         else:
-            return draw(st.sampled_from(VALUES))
+            return copy.deepcopy(draw(st.sampled_from(VALUES)))
         if draw(st.integers(0, 4)):
-            place[key] = draw(st.sampled_from(VALUES))
+            place[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         else:
             del place[key]
     return changed
@@ -363,4 +363,4 @@ def test_a_hostile_file_in_a_run_is_read_or_refused_in_one_line(bounded: Path, t
         for use in opened:
             check(use, folder)
 
-    fuzz(run_contents(name, bounded), 8, len(READERS) + len(RUN_FILES), holds)
+    fuzz(run_contents(name, bounded), int(os.environ.get("N", "8")), len(READERS) + len(RUN_FILES), holds)

@@ -296,7 +296,7 @@ def test_a_hostile_file_is_read_or_refused_in_one_line(tmp_path: Path, kind: str
         path.write_bytes(content)
         check(lambda: reader.read(path), reader.refuses(path))
 
-    fuzz(reader.contents, 60 if not os.environ.get("N") else int(os.environ["N"]), len(READERS) + len(RUN_FILES), holds)
+    fuzz(reader.contents, 50, len(READERS) + len(RUN_FILES), holds)
 
 
 def run_contents(name: str, fitted: Path) -> Content:
@@ -363,4 +363,4 @@ def test_a_hostile_file_in_a_run_is_read_or_refused_in_one_line(bounded: Path, t
         for use in opened:
             check(use, folder)
 
-    fuzz(run_contents(name, bounded), int(os.environ.get("N", "8")), len(READERS) + len(RUN_FILES), holds)
+    fuzz(run_contents(name, bounded), 5, len(READERS) + len(RUN_FILES), holds)

@@ -140,6 +140,14 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size_is_not_unpacked(tmp_p
         logpx.load_data(path)
 
 
+def test_an_archive_of_other_things_than_arrays_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "texts.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "no array")
+    with pytest.raises(logpx.LogpxError, match=r"texts\.npz: .*'x' is no array"):
+        logpx.load_data(path)
+
+
 def test_a_packed_state_is_not_unpacked(fitted: Path, tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
     with (

@@ -363,4 +363,4 @@ def test_a_hostile_file_in_a_run_is_read_or_refused_in_one_line(bounded: Path, t
         for use in opened:
             check(use, folder)
 
-    fuzz(run_contents(name, bounded), 5, len(READERS) + len(RUN_FILES), holds)
+    fuzz(run_contents(name, bounded), 4, len(READERS) + len(RUN_FILES), holds)

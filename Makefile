@@ -2,7 +2,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check suite format bench clean
+.PHONY: demo test check suite fuzz soak format bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/logpx fit digits --out runs/demo --overwrite
@@ -19,6 +19,12 @@ check: $(VENV)/tested
 
 suite: $(VENV)/tested
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/tested
+	LOGPX_FUZZ_SECONDS=300 $(BIN)/python -m pytest tests/test_fuzz.py -s
+
+soak: $(VENV)/installed
+	$(BIN)/python benchmarks/soak.py --minutes 30
 
 format: $(VENV)/tested
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,7 @@ import logpx
 
 ROOT = Path(logpx.__file__).parent
 FACADE = {"__init__", "__main__"}
-LEAVES = {"progress", "files", "wording"}
+LEAVES = {"progress", "files", "forms", "wording"}
 ROOMS = [
     *("utils", "version", *sorted(LEAVES), "data", "distributions", "likelihoods", "montecarlo", "project"),
     *("model", "nn", "conditional", "vae", "adapters", "exact", "em"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["State", "WeightAverage", "restore", "resuming_from", "save", "save_epoch", "write_rows"]
+__all__ = ["State", "WeightAverage", "load_state", "restore", "resuming_from", "save", "save_epoch", "write_rows"]
 
 import csv
 import dataclasses
 import math
 import pickle
+import reprlib
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +25,12 @@ from .files import first_line, write_atomically
 from .run import Run
 from .utils import LogpxError
 from .weights import save_weights
+
+# What torch, its unpickler and its modules raise of a file that is not what it should be.
+_DAMAGED = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError),
+    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclasses.dataclass
@@ -167,13 +176,41 @@ def restore(run: Run, model: nn.Module, optimizer: Optimizer, average: WeightAve
     if not path.exists():
         return State()
     with resuming_from(path):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_state(path, "cpu")
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         for name, value in content["average"].items():
             average.average[name].copy_(value)
         average.count = content["average_count"]
-        return State(**content["state"])
+        return _state(content["state"])
+
+
+def _state(values: Mapping[str, Any]) -> State:
+    """Returns the state, whose values are numbers but for the rows of metrics."""
+    state = State(**values)
+    numbers = [value for name, value in values.items() if name != "rows"]
+    for value in numbers + [value for row in state.rows for value in row.values()]:
+        if not isinstance(value, int | float):
+            raise TypeError(f"its state must hold numbers, but holds {reprlib.repr(value)}")
+    return state
+
+
+def load_state(path: Path, device: torch.device | str) -> Any:
+    """Returns what a file of `torch.save` holds, after checking it against its checksums, which torch does not.
+
+    Arguments:
+        path: The file.
+        device: Where the tensors go.
+
+    Raises:
+        ValueError: If the file is damaged, or packed, as torch packs none, so that it could fill the memory.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("it is packed")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"{damaged} in it is damaged")
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 @contextmanager
@@ -188,15 +225,7 @@ def resuming_from(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
+    except _DAMAGED as error:
         raise LogpxError(
             f"{path} cannot be resumed from ({first_line(error)}): fit again into another folder."
         ) from error

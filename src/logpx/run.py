@@ -25,7 +25,6 @@ import dataclasses
 import hashlib
 import platform
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,7 +37,8 @@ from .data import DataSet, Split, load_data
 from .distributions import relaxation
 from .evaluation import Evaluation, evaluate
 from .evidence import Sandwich, sandwich, simulate
-from .files import first_line, read_json, write_arrays, write_json, write_text
+from .files import first_line, read_arrays, read_json, write_arrays, write_json, write_text
+from .forms import BOUNDS, RECORD, RUN, require_columns, require_form, require_scores
 from .likelihoods import LIKELIHOODS
 from .model import LatentVariableModel, as_model, call, evaluating
 from .settings import Settings
@@ -144,14 +144,14 @@ class Run:
             raise LogpxError(
                 f"{path} is no run folder (it has no run.json): make one with 'logpx fit DATA --out {path}'."
             )
-        if not isinstance(info := run.info, dict):
-            raise LogpxError(f"{path}/run.json holds no record of a run: restore it or fit again.")
+        info = run.info
         if (schema := info.get("schema")) != SCHEMA:
             raise LogpxError(
                 f"{path}/run.json has schema {schema}, but this logpx reads {SCHEMA}: use a matching version."
             )
         if missing := {"model", "data"} - info.keys():
             raise LogpxError(f"{path}/run.json lacks {' and '.join(sorted(missing))}: restore it or fit again.")
+        run._json("run.json", RUN)
         return run
 
     @property
@@ -182,7 +182,8 @@ class Run:
         try:
             return Settings.from_file(path)
         except ValueError as error:
-            raise LogpxError(f"{path} holds no settings ({first_line(error)}): restore it or fit again.") from error
+            reason = first_line(error).removeprefix(f"{path}: ")
+            raise LogpxError(f"{path} holds no settings ({reason}): restore it or fit again.") from error
 
     def write_settings(self, settings: Settings) -> None:
         """Writes config.yaml."""
@@ -191,21 +192,26 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """The content of run.json."""
-        return self._json("run.json") or {}
+        return self._json("run.json", dict) or {}
 
     def metrics(self) -> dict[str, np.ndarray]:
         """Returns the columns of numbers in metrics.csv; an empty cell is NaN."""
         rows = self._rows()
         names = [name for name in (rows[0] if rows else ()) if name != "events"]
         try:
-            return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+            metrics = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
+            require_columns(metrics)
+            return metrics
         except (ValueError, TypeError) as error:
             raise self._unreadable(error) from error
 
     def events(self) -> list[str]:
         """Returns what EM had to mend, in sentences, each with its start and iteration."""
         rows = [row for row in self._rows() if row.get("events")]
-        return [f"Start {int(row['start']) + 1}, iteration {row['iteration']}: {row['events']}" for row in rows]
+        try:
+            return [f"Start {int(row['start']) + 1}, iteration {row['iteration']}: {row['events']}" for row in rows]
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._unreadable(error) from error
 
     def _rows(self) -> list[dict[str, str]]:
         path = self.path / "metrics.csv"
@@ -223,7 +229,7 @@ class Run:
 
     def evaluation(self) -> dict[str, Any] | None:
         """Returns the content of evaluation.json, or None before an evaluation."""
-        return self._json("evaluation.json")
+        return self._json("evaluation.json", RECORD)
 
     def forget_evaluation(self) -> None:
         """Removes an evaluation, because the weights that it speaks of are about to change."""
@@ -248,7 +254,7 @@ class Run:
 
     def bounds(self) -> dict[str, Any] | None:
         """Returns the content of sandwich.json, or None where there is none."""
-        return self._json("sandwich.json")
+        return self._json("sandwich.json", BOUNDS)
 
     def scores(self) -> dict[str, np.ndarray] | None:
         """Returns the evaluation's numbers per datum, or None before an evaluation."""
@@ -256,9 +262,10 @@ class Run:
         if not path.exists():
             return None
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            scores = read_arrays(path)
+            require_scores(scores)
+            return scores
+        except ValueError as error:
             raise LogpxError(
                 f"{path} cannot be read ({first_line(error)}): run 'logpx evaluate {self.path}'."
             ) from error
@@ -364,8 +371,14 @@ class Run:
                 f"{self.path} was fitted with a model of your own ({info['model']}): hand it over, as in "
                 f"logpx.load({str(self.path)!r}, model=YourModel())."
             )
-        data = info["data"]
-        return build_model(self.settings, data["event_shape"], data["model_kind"], data["levels"])
+        data, settings = info["data"], self.settings
+        try:
+            return build_model(settings, data["event_shape"], data["model_kind"], data["levels"])
+        except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            raise LogpxError(
+                f"{self.path} describes a model that cannot be built ({first_line(error)}): restore its config.yaml "
+                "and run.json, or fit again."
+            ) from error
 
     def _relaxation(self, model: LatentVariableModel) -> str | None:
         """Returns why the model gives the data no log-probability, by the evaluation or else by its own draws."""
@@ -375,14 +388,19 @@ class Run:
             x, z = simulate(model, 2)
             return relaxation(call(model.decoder, z.unsqueeze(0)), self.info["data"]["model_kind"], x)
 
-    def _json(self, name: str) -> dict[str, Any] | None:
+    def _json(self, name: str, form: Any) -> dict[str, Any] | None:
         path = self.path / name
         if not path.exists():
             return None
         try:
-            return cast(dict[str, Any], read_json(path))
+            record = read_json(path)
         except (OSError, ValueError) as error:
             raise LogpxError(f"{path} is not valid JSON ({first_line(error)}): restore it or make it again.") from error
+        try:
+            require_form(record, form, "it")
+        except ValueError as error:
+            raise LogpxError(f"{path} holds another record ({error}): restore it or make it again.") from error
+        return cast(dict[str, Any], record)
 
 
 def load(path: str | Path, model: LatentVariableModel | None = None, weights: Weights = "best") -> LatentVariableModel:

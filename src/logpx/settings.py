@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import functools
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,13 @@ import yaml
 from .data.catalogue import CATALOGUE
 
 RECIPES = Path(__file__).parent / "recipes"
+# Longer texts and lists are no settings; 4,096 is the longest path of most systems.
+LONGEST = 4096
+# What PyYAML raises of files, tags and values that it cannot make sense of.
+_NO_YAML = (
+    *(ArithmeticError, AttributeError, LookupError, OSError),
+    *(RecursionError, TypeError, ValueError, yaml.YAMLError),
+)
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -215,11 +223,15 @@ class Settings:
         Raises:
             ValueError: If a key is unknown or a value has another type or range.
         """
+        if not isinstance(nested, Mapping):
+            raise ValueError(f"settings must be a mapping, but are {reprlib.repr(nested)}: see --print-config.")
         _check_keys(nested, cls, "settings")
         _check_not_none(nested, cls, "")
         for name, value in nested.items():
             if name in SECTIONS:
                 _check_section(name, value)
+            else:
+                _check_plain(name, value)
         return _typed(nested)
 
     @classmethod
@@ -244,19 +256,19 @@ class Settings:
             path: The file.
 
         Raises:
-            ValueError: If the file is no YAML mapping, or as for :meth:`from_dict`.
+            ValueError: If the file is no YAML mapping, or as for :meth:`from_dict`; the message names the file.
         """
         if path is None:
             return cls()
         try:
             nested = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(
-                f"{path} cannot be read as YAML ({' '.join(str(error).split())}): mend the file."
-            ) from error
-        if not isinstance(nested, Mapping):
-            raise ValueError(f"{path} must hold a mapping of settings, but holds {nested!r}: see --print-config.")
-        return cls.from_dict(nested)
+        except _NO_YAML as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path} cannot be read as YAML ({reason}): mend the file.") from error
+        try:
+            return cls.from_dict(nested)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def override(self, **values: Any) -> Settings:
         """Returns the settings with some values replaced, each by its own name, such as `epochs=3`.
@@ -335,10 +347,22 @@ def recipe_path(name: str) -> Path:
 def _check_section(name: str, value: Any) -> None:
     if not isinstance(value, Mapping):
         raise ValueError(
-            f"{name} must be a mapping of settings, but is {value!r}: write one setting per line below it."
+            f"{name} must be a mapping of settings, but is {reprlib.repr(value)}: write one setting per line below it."
         )
     _check_keys(value, SECTIONS[name], name)
     _check_not_none(value, SECTIONS[name], f"{name}.")
+    for key, setting in value.items():
+        _check_plain(f"{name}.{key}", setting)
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """Refuses what no setting can be, and what would fill a message: aliases make much of few lines."""
+    each = value if isinstance(value, list | tuple) else [value]
+    is_long = len(each) > LONGEST or any(isinstance(one, str) and len(one) > LONGEST for one in each)
+    if is_long or not all(one is None or isinstance(one, bool | int | float | str) for one in each):
+        raise ValueError(
+            f"{name} must be a number, a text or a list of numbers, but is {reprlib.repr(value)}: give such a value."
+        )
 
 
 def _typed(nested: Mapping[str, Any]) -> Settings:
@@ -409,7 +433,7 @@ def _names(section: type) -> list[str]:
     return [field.name for field in dataclasses.fields(section)]
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+def _unknown(what: str, name: Any, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(name)[:LONGEST], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
-    return f"Unknown {what} {name!r}: {hint}"
+    return f"Unknown {what} {reprlib.repr(name)}: {hint}"

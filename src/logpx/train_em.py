@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .checkpoint import resuming_from, write_rows
+from .checkpoint import load_state, resuming_from, write_rows
 from .em import EMFit, EMModel, Iteration, fit_em
 from .files import write_atomically
 from .interrupt import interruptible
@@ -102,7 +102,7 @@ def _restore(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, dic
     if not path.exists():
         return None, {}
     with resuming_from(path):
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = load_state(path, device)
         return content["em"], content["seconds"]
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 __all__ = ["load_arrays"]
 
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..files import read_arrays
 from ..utils import LogpxError
 from ._checks import check_range
 from ._parts import Raw, from_parts, from_whole
@@ -22,10 +20,6 @@ from .catalogue import Kind
 
 _PARTS = ("train", "valid", "test")
 _Array = NDArray[Any]
-_UNREADABLE = (
-    *(EOFError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
 
 
 def load_arrays(path: Path) -> Raw:
@@ -55,14 +49,11 @@ def load_arrays(path: Path) -> Raw:
 def _read(path: Path) -> dict[str, _Array]:
     """Returns the arrays in the file; that of a .npy file has the key ""."""
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split()).removesuffix(".")
+        return read_arrays(path)
+    except ValueError as error:
         raise LogpxError(
             f"{path}: expected a complete file of plain numeric arrays, received one that NumPy cannot read "
-            f"({reason}); save it again with numpy.save or numpy.savez, without objects in it."
+            f"({error}); save it again with numpy.save or numpy.savez, without objects in it."
         ) from error
 
 

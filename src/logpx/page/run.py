@@ -24,7 +24,7 @@ from ..exact import Mixture
 from ..model import LatentVariableModel
 from ..run import Run
 from ..settings import SETTINGS_OF
-from ..utils import spread
+from ..utils import LogpxError, spread
 from . import levels
 from ._common import as_float, inline, number, png, render, write
 from .baseline import compare, suggestion
@@ -64,6 +64,7 @@ def report(
     held_out = "test" if run.config.get("train", {}).get("validate_on") == "test" else "validation"
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     device = next(iter(tensors), torch.zeros(())).device
+    _check_index(run, scores, split)
     x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
     versions = levels.versions(model, split, x, seed)
     pictures = _pictures(model, split, x, versions, seed)
@@ -90,6 +91,14 @@ def report(
     )
     write(run.path / "report.html", page.encode())
     return run.path / "report.html"
+
+
+def _check_index(run: Run, scores: Mapping[str, np.ndarray], split: Split) -> None:
+    if len(index := scores.get("index", np.empty(0))) and len(split) and index.max() >= len(split):
+        raise LogpxError(
+            f"{run.path}/evaluation.npz speaks of datum {index.max()}, but the {split.name} data are {len(split)}: run "
+            f"'logpx evaluate {run.path}' again."
+        )
 
 
 def _training(metrics: Mapping[str, np.ndarray], held_out: str) -> dict[str, Figure]:

@@ -25,6 +25,7 @@ from .network import Project, Task, TaskError
 
 EXAMPLE = Path(__file__).with_name("example.yaml")
 PROJECT_KEYS = ("name", "unit", "deadline", "tasks")
+LONGEST_MESSAGE = 1000
 TASK_KEYS = ("id", "name", "predecessors", "duration")
 
 
@@ -86,7 +87,9 @@ class _File:
     text: str
 
     def fail(self, line: int, message: str) -> NoReturn:
-        """Raises the error of a line, whose message starts in lower case."""
+        """Raises the error of a line, whose message starts in lower case; of a long text the middle is left out."""
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 2 :]}"
         raise LogpxError(f"{self.path}, line {line}: {message[0].lower()}{message[1:]}") from None
 
     def duration(self, line: int, task: str, text: str) -> Duration:

@@ -1,4 +1,4 @@
-"""From a name or a path to a data set in memory."""
+"""From a name or a path to a data set."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load_data(
 
 def _load_path(path: Path, received: str) -> Raw:
     if path.is_dir():
-        return load_images(path)
+        return load_arrays(path) if (path / "train.npy").is_file() else load_images(path)
     if path.is_file() and path.suffix in (".npy", ".npz"):
         return load_arrays(path)
     if path.is_file():

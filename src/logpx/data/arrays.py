@@ -46,7 +46,7 @@ def load_arrays(path: Path) -> Raw:
     if not path.is_dir():
         return from_arrays(path, _pick(path, _open(path)))
     files = [file for file in (path / f"{part}.npy" for part in _PARTS) if file.is_file()]
-    return from_arrays(path, _pick(path, {file.stem: _open(file)[""] for file in files}))
+    return from_arrays(path, _pick(path, {file.stem: _only(file, _open(file)) for file in files}))
 
 
 def from_arrays(path: Path | str, arrays: dict[str, Stored]) -> Raw:
@@ -62,7 +62,7 @@ def from_arrays(path: Path | str, arrays: dict[str, Stored]) -> Raw:
     arrays = {key: _channels_first(_where(path, key), array) for key, array in arrays.items()}
     kind, levels = _kind(path, arrays)
     parts = {key: _values(_where(path, key), array, kind) for key, array in arrays.items()}
-    if len({values.shape[1:] for values in parts.values()}) > 1:
+    if len({tuple(values.shape[1:]) for values in parts.values()}) > 1:
         shapes = {key: tuple(values.shape) for key, values in parts.items()}
         raise LogpxError(f"{path}: expected parts of one shape, received {shapes}; save them alike.")
     if "train" in parts:
@@ -76,7 +76,13 @@ def _open(path: Path) -> dict[str, Stored]:
         large = npy_file(path)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return {"": large} if large else {key: in_memory(array) for key, array in _read(path).items()}
+    return {"": large} if large is not None else {key: in_memory(array) for key, array in _read(path).items()}
+
+
+def _only(path: Path, arrays: dict[str, Stored]) -> Stored:
+    if "" not in arrays:
+        raise _unreadable(path, ValueError("it is an archive"))
+    return arrays[""]
 
 
 def _read(path: Path) -> dict[str, _Array]:

@@ -34,8 +34,8 @@ class Split:
         event_shape: The shape of one datum, channels first.
         binarization: How the values were made from the raw ones.
         seed: The seed of the binarization and the mirrorings.
-        values: The values of the current epoch before mirroring, of shape (N, *event_shape), uint8 or float32: a tensor,
-            or `Rows` of data that are not in memory.
+        values: The values of the current epoch before mirroring, of shape (N, *event_shape), uint8 or float32;
+            `Rows` in the place of a tensor where they are not in memory.
         greys: The raw values from which every epoch is drawn afresh, or None where epochs do not differ.
         grey_levels: How many integer levels the greys have, or None where they are probabilities.
         current_epoch: The epoch whose values these are.
@@ -90,7 +90,8 @@ class Split:
         """
         if n < 0:
             raise ValueError(f"expected n >= 0 data to take, received {n}; pass 0 or more.")
-        greys, mirrored = (None if stored is None else stored[:n] for stored in (self.greys, self.mirrored))
+        greys = None if self.greys is None else self.greys[:n]
+        mirrored = None if self.mirrored is None else self.mirrored[:n]
         return replace(self, values=self.values[:n], greys=greys, mirrored=mirrored)
 
     def to(self, device: torch.device | str) -> Split:

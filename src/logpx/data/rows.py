@@ -45,7 +45,7 @@ class Rows:
     event_shape: tuple[int, ...]
     dtype: torch.dtype
     order: Tensor | None = field(default=None, repr=False)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __len__(self) -> int:
         return self.size if self.order is None else len(self.order)
@@ -66,6 +66,8 @@ class Rows:
     def __getitem__(self, wanted: Tensor | slice) -> Tensor | Rows:
         if isinstance(wanted, slice):
             return self.select(torch.arange(len(self))[wanted])
+        if not len(wanted):
+            return torch.empty((0, *self.event_shape), dtype=self.dtype, device=self.device)
         index = wanted.cpu()
         index = index if self.order is None else self.order[index]
         return self.read(index.numpy()).to(self.device)

@@ -112,7 +112,7 @@ class _FileRows:
 
     def __call__(self, index: Index) -> Array:
         rows = np.empty((len(index), *self.shape), self.dtype)
-        content = memoryview(rows.reshape(-1).view(np.uint8))
+        content = rows.reshape(-1).view(np.uint8).data
         # neighbours in the file are read at once
         ends = [*(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
         start = 0

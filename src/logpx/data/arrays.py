@@ -181,7 +181,7 @@ def _values(where: str, array: Stored, kind: Kind) -> Values:
     if array.array is not None:
         values: Values = convert(array.array)
     else:
-        values = Rows(lambda index: convert(array.read(index)), len(array), array.shape[1:], dtype)
+        values = Rows(lambda index: convert(array.read(index)), len(array), array.shape[1:], dtype, array.announce)
         values = torch.cat([x for _, x in pieces(values)]) if array.is_small else values
     try:
         check_range(where, values, None if kind == "real" else 256)

@@ -94,7 +94,10 @@ def _converted(rows: Rows, function: Callable[[Tensor, NDArray[np.int64]], Tenso
     def read(index: NDArray[np.int64]) -> Tensor:
         return function(rows[torch.from_numpy(index)], index)
 
-    return Rows(read, len(rows), rows.event_shape, torch.uint8)
+    def advise(index: NDArray[np.int64]) -> None:
+        rows.announce(torch.from_numpy(index))
+
+    return Rows(read, len(rows), rows.event_shape, torch.uint8, advise)
 
 
 def _probability(values: Tensor, levels: int | None) -> Tensor:

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import get_args
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..utils import chunks, generator
 from ._checks import check_index, check_parts, check_probabilities
-from .ahead import ahead
 from .batch import Batch
 from .binarize import draw, draw_each, threshold, threshold_each
 from .catalogue import Binarization, Kind
@@ -140,9 +139,13 @@ class Split:
         if size < 1:
             raise ValueError(f"expected a batch size of 1 or more, received {size}; pass a positive number.")
         order = torch.arange(len(self)) if order is None else order
-        tasks = (partial(self.batch, order[start:stop], device) for start, stop in chunks(len(order), size))
-        # what is not in memory is read while the last batch is in use
-        yield from ahead(tasks) if isinstance(self.values, Rows) else (task() for task in tasks)
+        for start, stop in chunks(len(order), size):
+            batch = self.batch(order[start:stop], device)
+            if isinstance(self.values, Rows):
+                # the system fetches the next batch while this one is in use
+                check_index(order[stop : stop + size], len(self))
+                self.values.announce(order[stop : stop + size])
+            yield batch
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..utils import chunks
 
-_PIECE_VALUES = 1 << 22
+_PIECE_VALUES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class Rows:
         size: The number of data that can be read.
         event_shape: The shape of one datum.
         dtype: The type of the values, uint8 or float32.
+        advise: Says which positions will be read soon, so that whatever stores them can fetch them.
         order: Which of the data these are, of shape (N,), int64, or None for all in their order.
         device: Where data are put that were read.
 
@@ -44,6 +45,7 @@ class Rows:
     size: int
     event_shape: tuple[int, ...]
     dtype: torch.dtype
+    advise: Callable[[NDArray[np.int64]], None] = field(default=lambda index: None, repr=False)
     order: Tensor | None = field(default=None, repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -68,9 +70,11 @@ class Rows:
             return self.select(torch.arange(len(self))[wanted])
         if not len(wanted):
             return torch.empty((0, *self.event_shape), dtype=self.dtype, device=self.device)
-        index = wanted.cpu()
-        index = index if self.order is None else self.order[index]
-        return self.read(index.numpy()).to(self.device)
+        return self.read(self._positions(wanted)).to(self.device)
+
+    def announce(self, index: Tensor) -> None:
+        """Says that the data at an index of shape (B,), int64, will be asked for soon."""
+        self.advise(self._positions(index))
 
     def select(self, index: Tensor) -> Rows:
         """Returns the data at an index of shape (M,), int64, without reading them."""
@@ -79,6 +83,10 @@ class Rows:
     def to(self, device: torch.device | str) -> Rows:
         """Returns the same data, which will be put on a device when they are read."""
         return replace(self, device=torch.device(device))
+
+    def _positions(self, index: Tensor) -> NDArray[np.int64]:
+        index = index.cpu()
+        return (index if self.order is None else self.order[index]).numpy()
 
 
 Values: TypeAlias = Tensor | Rows

@@ -19,7 +19,7 @@ from ..utils import LogpxError, chunks
 
 # Arrays of so many bytes and more stay where they are stored.
 MAPPED_FROM = 1 << 28
-_PIECE_BYTES = 1 << 24
+_PIECE_BYTES = 1 << 22
 _MAGIC = b"\x93NUMPY"
 
 Index = NDArray[np.int64]
@@ -34,12 +34,14 @@ class Stored:
         shape: Its shape, (N, ...).
         dtype: Its type.
         read: Reads rows: positions of shape (B,) in, an array of shape (B, ...) out.
+        announce: Says which rows will be read soon, by their positions.
         array: The array itself where it is in memory.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[Index], Array]
+    announce: Callable[[Index], None] = lambda index: None
     array: Array | None = None
 
     def __len__(self) -> int:
@@ -73,7 +75,7 @@ def in_memory(array: Array) -> Stored:
     Arguments:
         array: The array, of shape (N, ...).
     """
-    return Stored(array.shape, array.dtype, array.__getitem__, array)
+    return Stored(array.shape, array.dtype, array.__getitem__, array=array)
 
 
 def npy_file(path: Path) -> Stored | None:
@@ -98,7 +100,8 @@ def npy_file(path: Path) -> Stored | None:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     if mapped.ndim == 0 or not mapped.flags.c_contiguous:
         return None
-    return Stored(mapped.shape, mapped.dtype, _FileRows(path, mapped.offset, mapped.shape[1:], mapped.dtype))
+    rows = _FileRows(path, mapped.offset, mapped.shape[1:], mapped.dtype)
+    return Stored(mapped.shape, mapped.dtype, rows.read, rows.announce)
 
 
 class _FileRows:
@@ -110,17 +113,27 @@ class _FileRows:
         self.file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.file)
 
-    def __call__(self, index: Index) -> Array:
+    def read(self, index: Index) -> Array:
         rows = np.empty((len(index), *self.shape), self.dtype)
-        content = rows.reshape(-1).view(np.uint8).data
-        # neighbours in the file are read at once
-        ends = [*(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
-        start = 0
-        for stop in ends if len(index) else []:
-            place = self.offset + int(index[start]) * self.row_bytes
-            self._fill(content[start * self.row_bytes : stop * self.row_bytes], place)
-            start = stop
+        content, done = rows.reshape(-1).view(np.uint8).data, 0
+        self.announce(index)
+        for place, size in self._runs(index):
+            self._fill(content[done : done + size], place)
+            done += size
         return rows
+
+    def announce(self, index: Index) -> None:
+        # the system fetches all of them at once; whoever reads them one by one waits for each
+        if hasattr(os, "posix_fadvise"):
+            for place, size in self._runs(index):
+                os.posix_fadvise(self.file, place, size, os.POSIX_FADV_WILLNEED)
+
+    def _runs(self, index: Index) -> list[tuple[int, int]]:
+        """Returns the places in the file, each with a number of bytes: neighbours are one."""
+        starts = np.flatnonzero(np.diff(index, prepend=-2) != 1)
+        counts = np.diff(starts, append=len(index))
+        places = self.offset + index[starts] * self.row_bytes
+        return list(zip(places.tolist(), (counts * self.row_bytes).tolist(), strict=True))
 
     def _fill(self, content: memoryview, place: int) -> None:
         done = 0

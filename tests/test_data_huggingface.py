@@ -108,6 +108,9 @@ def test_a_single_split_is_what_the_same_array_is(
     order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0))
     for x, y in zip(a.batches(7, order=order), b.batches(7, order=order), strict=True):
         assert torch.equal(x.x, y.x)
+    if isinstance(rows := data.parts["train"], Rows):
+        # what begins and ends as neighbours would
+        assert torch.equal(rows.read(np.array([4, 6, 5, 7])), rows.read(np.arange(4, 8))[[0, 2, 1, 3]])
 
 
 def test_splits_are_our_parts_and_validation_is_test_where_there_is_none(tmp_path: Path) -> None:
@@ -179,7 +182,8 @@ def test_what_cannot_be_used_is_one_error_with_the_cure(tmp_path: Path, case: st
 def test_splits_of_other_names_are_refused(tmp_path: Path) -> None:
     for name in "ab":
         table(tmp_path / "own" / name / "0.parquet", v=REAL.tolist())
-    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: a, path: a/*}\n  - {split: b, path: b/*}\n---\n"
+    files_of = "- {split: a, path: a/*}\n  - {split: b, path: b/*}"
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n  {files_of}\n---\n"
     (tmp_path / "own" / "README.md").write_text(card)
     with pytest.raises(LogpxError, match=r"expected the splits train and test .*, received \['a', 'b'\]"):
         load_data(f"hf:{tmp_path / 'own'}")

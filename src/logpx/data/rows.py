@@ -130,4 +130,8 @@ def pieces(values: Values) -> Iterator[tuple[int, Tensor]]:
         values: The data, of shape (N, *event_shape).
     """
     for start, stop in chunks(len(values), max(1, _PIECE_VALUES // max(1, math.prod(values.shape[1:])))):
-        yield start, values[start:stop] if isinstance(values, Tensor) else values[torch.arange(start, stop)]
+        if isinstance(values, Tensor):
+            yield start, values[start:stop]
+        else:
+            values.announce(torch.arange(start, stop))
+            yield start, values[torch.arange(start, stop)]

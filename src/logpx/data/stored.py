@@ -116,7 +116,6 @@ class _FileRows:
     def read(self, index: Index) -> Array:
         rows = np.empty((len(index), *self.shape), self.dtype)
         content, done = rows.reshape(-1).view(np.uint8).data, 0
-        self.announce(index)
         for place, size in self._runs(index):
             self._fill(content[done : done + size], place)
             done += size

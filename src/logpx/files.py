@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["first_line", "read_arrays", "read_json", "write_arrays", "write_atomically", "write_json", "write_text"]
+__all__ = [
+    "NO_ARRAYS",
+    "first_line",
+    "read_arrays",
+    "read_json",
+    "write_arrays",
+    "write_atomically",
+    "write_json",
+    "write_text",
+]
 
 import json
 import math
@@ -18,7 +27,7 @@ import numpy as np
 
 # An archive may unpack to so many times its size, or to so many bytes; no array that says something packs better.
 MOST_PACKED, MOST_UNPACKED = 200, 2**28
-_NO_ARRAYS = (
+NO_ARRAYS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
@@ -51,7 +60,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             _check_unpacked(path)
             loaded = np.load(file, allow_pickle=False)
             arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except _NO_ARRAYS as error:
+    except NO_ARRAYS as error:
         raise ValueError(" ".join(str(error).split()).removesuffix(".") or type(error).__name__) from error
     if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{strange[0]!r} is no array")

@@ -50,7 +50,7 @@ def _require_range(name: str, value: float, least: float) -> None:
 class DataSettings:
     """Which data, and how a model sees them."""
 
-    name: str = _setting("digits", "name of a data set, a .npy or .npz file, or a folder of images")
+    name: str = _setting("digits", "name of a data set, a .npy or .npz file, a folder of images, or hf:OWNER/NAME")
     data_root: str | None = _setting(None, "folder to look for named data in, before LOGPX_DATA and the user's cache")
     num_valid: int | None = _setting(None, "number of training data held out for validation; null: the data's own")
     binarization: Literal["none", "threshold", "static", "dynamic"] = _setting(

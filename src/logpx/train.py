@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from . import objectives
 from .checkpoint import WeightAverage, restore, save, save_epoch
 from .data import Batch, DataSet, Split, load_data
-from .data.catalogue import CATALOGUE
+from .data.catalogue import CATALOGUE, PREFIX
 from .interrupt import interruptible
 from .model import as_model, call, evaluating
 from .progress import track
@@ -56,7 +56,8 @@ def fit(
     expectation maximization.
 
     Arguments:
-        data: The name of a data set, a path to an array or a folder of images, or a data set in memory.
+        data: The name of a data set, a path to an array or a folder of images, "hf:" and a data set of Hugging
+            Face, or a data set in memory.
         model: A module of one's own with the methods prior, encoder and decoder, or the name of a model, such as
             "bernoulli-mixture"; by default that of the settings, mostly a VAE.
         out: The run folder; by default runs/ and the name of the data, and that of the model where it is no VAE.
@@ -316,6 +317,9 @@ def _stored_name(data: str | Path | DataSet) -> str:
     """Returns the name of the data for the settings: a path in full, so that it is found from another folder."""
     if isinstance(data, DataSet):
         return data.name
+    if isinstance(data, str) and data.startswith(PREFIX):
+        path = Path(data.removeprefix(PREFIX)).expanduser()
+        return f"{PREFIX}{path.resolve()}" if path.exists() else data
     is_path = isinstance(data, Path) or (data not in CATALOGUE and Path(data).exists())
     return str(Path(data).resolve()) if is_path else str(data)
 

@@ -87,7 +87,7 @@ def _print_bound(run: Run) -> None:
 
 def _add_fit(parser: ArgumentParser) -> None:
     names = ", ".join(CATALOGUE)
-    parser.add_argument("data", nargs="?", help=f"{names}, a .npy or .npz file, or a folder of images")
+    parser.add_argument("data", nargs="?", help=f"{names}, a .npy or .npz file, a folder of images, or hf:OWNER/NAME")
     parser.add_argument("--recipe", help=f"named settings: {', '.join(known_recipes())}; by default that of the data")
     parser.add_argument("--config", help="settings from a YAML file, in place of a recipe")
     parser.add_argument("--print-config", action="store_true", help="print the full resolved settings and stop")

@@ -84,7 +84,11 @@ def _data(options: Namespace) -> None:
         sizes = ", ".join(f"{part} {size:,}" for part, size in known.sizes.items())
         print(f"{known.name}\n  {known.description}\n  {known.kind}, {shape}; {sizes}; recipe {known.default_recipe}")
         print(f"  {'found: ' + known.found if known.found else 'not here: ' + known.how_to_get}")
-    print("Anybody's own\n  a .npy or .npz file, or a folder of PNG, JPEG or WebP images, by its path")
+    print(
+        "Anybody's own\n"
+        "  a .npy or .npz file, or a folder of train.npy and test.npy or of PNG, JPEG or WebP images, by its path\n"
+        "  hf:OWNER/NAME of the Hugging Face hub, or hf:FOLDER of parquet files (pip install 'logpx[datasets]')"
+    )
 
 
 def _write_pictures(options: Namespace, run: Run, name: str, data: Any, draw: Callable[[], Any], **more: Any) -> None:

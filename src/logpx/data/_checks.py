@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
 from .catalogue import Kind
+from .rows import Values, pieces
 
 _PARTS = ("train", "valid", "test")
 
@@ -26,9 +29,12 @@ def check_index(index: Tensor, size: int) -> None:
 
 
 def check_parts(
-    name: str, kind: Kind, levels: int | None, event_shape: tuple[int, ...], parts: dict[str, Tensor]
+    name: str, kind: Kind, levels: int | None, event_shape: tuple[int, ...], parts: Mapping[str, Values]
 ) -> None:
-    """Raises unless the parts are what the kind, the levels and the event shape say."""
+    """Raises unless the parts are what the kind, the levels and the event shape say.
+
+    Values that are not in memory were checked when they were found, and are not read once more.
+    """
     _check_kind(name, kind, levels)
     if set(parts) != set(_PARTS):
         raise ValueError(f"{name}: expected the parts {list(_PARTS)}, received {list(parts)}; give exactly these.")
@@ -42,25 +48,26 @@ def check_parts(
             )
         if not values.numel() and (part != "valid" or 0 in event_shape):
             raise ValueError(f"{where}: expected at least one value, received an empty set; give it some data.")
-        check_range(where, values, levels)
+        if isinstance(values, Tensor):
+            check_range(where, values, levels)
 
 
-def check_range(where: str, values: Tensor, levels: int | None) -> None:
+def check_range(where: str, values: Values, levels: int | None) -> None:
     """Raises unless all values are levels below `levels`, or finite where that is None; names the first."""
     if levels == 256 or not values.numel():
         return
-    wrong = ~torch.isfinite(values) if levels is None else values >= levels
-    if wrong.any():
-        index, value = _first(values, wrong)
+    found = _first(values, lambda x: ~torch.isfinite(x) if levels is None else x >= levels)
+    if found:
+        index, value = found
         expected = "finite float32 values" if levels is None else f"levels from 0 to {levels - 1}"
         raise ValueError(f"{where}: expected {expected}, received {value} at index {index}; mend or remove this datum.")
 
 
-def check_probabilities(name: str, part: str, values: Tensor, binarization: str) -> None:
+def check_probabilities(name: str, part: str, values: Values, binarization: str) -> None:
     """Raises unless all real values are in [0, 1] and so can be binarized; names the first that is not."""
-    wrong = (values < 0) | (values > 1)
-    if wrong.any():
-        index, value = _first(values, wrong)
+    found = _first(values, lambda x: (x < 0) | (x > 1))
+    if found:
+        index, value = found
         raise ValueError(
             f"{name}: expected values in [0, 1] for binarization {binarization!r}, received {value} at "
             f"index {index} of {part!r}; rescale the data or pass 'none'."
@@ -78,6 +85,11 @@ def _check_kind(name: str, kind: Kind, levels: int | None) -> None:
         )
 
 
-def _first(values: Tensor, wrong: Tensor) -> tuple[tuple[int, ...], float]:
-    index = tuple(int(i) for i in wrong.nonzero()[0])
-    return index, values[index].item()
+def _first(values: Values, is_wrong: Callable[[Tensor], Tensor]) -> tuple[tuple[int, ...], float] | None:
+    """Returns the place of the first wrong value, and the value, or None where all are right."""
+    for start, piece in pieces(values):
+        wrong = is_wrong(piece)
+        if wrong.any():
+            first, *rest = (int(i) for i in wrong.nonzero()[0])
+            return (start + first, *rest), piece[(first, *rest)].item()
+    return None

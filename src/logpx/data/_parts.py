@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..utils import LogpxError
 from .catalogue import Kind
 from .dataset import DataSet
+from .rows import Values, join, select
 
 _SPLIT_SEED = 0
 
@@ -32,9 +34,9 @@ class Raw:
 
     kind: Kind
     levels: int | None
-    train: Tensor
-    valid: Tensor | None
-    test: Tensor
+    train: Values
+    valid: Values | None
+    test: Values
     default_num_valid: int
     source: str
     rows: tuple[Tensor, Tensor] | None = None
@@ -61,7 +63,7 @@ def divide(name: str, raw: Raw, num_valid: int | None) -> DataSet:
     return DataSet(name, raw.kind, raw.levels, event_shape, parts, raw.source, rows)
 
 
-def from_whole(kind: Kind, levels: int | None, values: Tensor, source: str, *, num_test: int | None = None) -> Raw:
+def from_whole(kind: Kind, levels: int | None, values: Values, source: str, *, num_test: int | None = None) -> Raw:
     """Divides data without parts by a fixed permutation: the last tenth is test, the one before valid.
 
     Arguments:
@@ -82,10 +84,11 @@ def from_whole(kind: Kind, levels: int | None, values: Tensor, source: str, *, n
     held_out = max(1, len(values) // 10) if num_test is None else num_test
     order, note = _permutation(len(values), source)
     rows = (order[:-held_out], order[-held_out:])
-    return Raw(kind, levels, values[rows[0]], None, values[rows[1]], held_out, note, rows)
+    train, test = (select(values, some) for some in rows)
+    return Raw(kind, levels, train, None, test, held_out, note, rows)
 
 
-def from_parts(kind: Kind, levels: int | None, parts: dict[str, Tensor], source: str) -> Raw:
+def from_parts(kind: Kind, levels: int | None, parts: Mapping[str, Values], source: str) -> Raw:
     """Keeps the parts of the source; without valid, train is permuted so that its last tenth can be that.
 
     Arguments:
@@ -99,7 +102,8 @@ def from_parts(kind: Kind, levels: int | None, parts: dict[str, Tensor], source:
         return Raw(kind, levels, train, parts["valid"], test, 0, source)
     order, note = _permutation(len(train), f"{source}, its train")
     held_out = min(max(1, len(train) // 10), len(train) - 1)
-    return Raw(kind, levels, train[order], None, test, held_out, note, (order, torch.arange(len(test))))
+    rows = (order, torch.arange(len(test)))
+    return Raw(kind, levels, select(train, order), None, test, held_out, note, rows)
 
 
 def _permutation(size: int, source: str) -> tuple[Tensor, str]:
@@ -108,13 +112,13 @@ def _permutation(size: int, source: str) -> tuple[Tensor, str]:
     return order.long(), f"{source} permuted by numpy.random.RandomState({_SPLIT_SEED})"
 
 
-def _train_valid(name: str, raw: Raw, num_valid: int | None) -> tuple[Tensor, Tensor]:
+def _train_valid(name: str, raw: Raw, num_valid: int | None) -> tuple[Values, Values]:
     _check_num_valid(name, raw, num_valid)
     if raw.valid is None:
         cut = len(raw.train) - (raw.default_num_valid if num_valid is None else num_valid)
         return raw.train[:cut], raw.train[cut:]
     if num_valid == 0:
-        return torch.cat([raw.train, raw.valid]), raw.valid[:0]
+        return join(raw.train, raw.valid), raw.valid[:0]
     return raw.train, raw.valid
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["CATALOGUE", "Binarization", "File", "Kind", "Known"]
+__all__ = ["CATALOGUE", "PREFIX", "Binarization", "File", "Kind", "Known"]
 
 from dataclasses import dataclass
 from typing import Literal
+
+# What stands before the name or folder of a data set of Hugging Face.
+PREFIX = "hf:"
 
 Kind = Literal["binary", "8-bit", "real"]
 Binarization = Literal["none", "threshold", "static", "dynamic"]

@@ -1,4 +1,4 @@
-"""A data set in memory, and its parts as a model sees them."""
+"""A data set, and its parts as a model sees them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["Binarization", "DataSet", "Kind", "Split"]
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import get_args
@@ -17,8 +17,9 @@ from torch import Tensor
 from ..utils import chunks, generator
 from ._checks import check_index, check_parts, check_probabilities
 from .batch import Batch
-from .binarize import draw, threshold
+from .binarize import draw, draw_each, threshold, threshold_each
 from .catalogue import Binarization, Kind
+from .rows import Rows, Values, pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,8 @@ class Split:
         event_shape: The shape of one datum, channels first.
         binarization: How the values were made from the raw ones.
         seed: The seed of the binarization and the mirrorings.
-        values: The values of the current epoch before mirroring, of shape (N, *event_shape), uint8 or float32.
+        values: The values of the current epoch before mirroring, of shape (N, *event_shape), uint8 or float32;
+            `Rows` in the place of a tensor where they are not in memory.
         greys: The raw values from which every epoch is drawn afresh, or None where epochs do not differ.
         grey_levels: How many integer levels the greys have, or None where they are probabilities.
         current_epoch: The epoch whose values these are.
@@ -48,8 +50,8 @@ class Split:
     event_shape: tuple[int, ...]
     binarization: Binarization
     seed: int
-    values: Tensor = field(repr=False)
-    greys: Tensor | None = field(default=None, repr=False)
+    values: Values = field(repr=False)
+    greys: Values | None = field(default=None, repr=False)
     grey_levels: int | None = None
     current_epoch: int = 0
     flip: bool = False
@@ -71,7 +73,7 @@ class Split:
         device = self.values.device
         values, mirrored = self.values, self.mirrored
         if self.greys is not None:
-            values = draw(self.greys, self.grey_levels, generator(self.seed, "binarize", self.name, epoch)).to(device)
+            values = _drawn(self.greys, self.grey_levels, self.seed, self.name, epoch).to(device)
         if self.flip:
             mirrored = _draw_mirrored(len(self), self.seed, self.name, epoch).to(device)
         return replace(self, values=values, mirrored=mirrored, current_epoch=epoch)
@@ -87,7 +89,8 @@ class Split:
         """
         if n < 0:
             raise ValueError(f"expected n >= 0 data to take, received {n}; pass 0 or more.")
-        greys, mirrored = (None if stored is None else stored[:n] for stored in (self.greys, self.mirrored))
+        greys = None if self.greys is None else self.greys[:n]
+        mirrored = None if self.mirrored is None else self.mirrored[:n]
         return replace(self, values=self.values[:n], greys=greys, mirrored=mirrored)
 
     def to(self, device: torch.device | str) -> Split:
@@ -137,20 +140,25 @@ class Split:
             raise ValueError(f"expected a batch size of 1 or more, received {size}; pass a positive number.")
         order = torch.arange(len(self)) if order is None else order
         for start, stop in chunks(len(order), size):
-            yield self.batch(order[start:stop], device)
+            batch = self.batch(order[start:stop], device)
+            if isinstance(self.values, Rows):
+                # the system fetches the next batch while this one is in use
+                check_index(order[stop : stop + size], len(self))
+                self.values.announce(order[stop : stop + size])
+            yield batch
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """The raw values of a data set in memory, divided into train, valid and test; nothing changes them.
+    """The raw values of a data set, divided into train, valid and test; nothing changes them.
 
     Arguments:
         name: The name in the catalogue, or the stem of the path.
         kind: The kind of the raw values.
         levels: 2 for binary values, the number of integer levels 0..levels-1 for "8-bit", None for real ones.
         event_shape: The shape of one datum, channels first.
-        parts: For "train", "valid" and "test" the values, of shape (N, *event_shape), uint8 or float32; valid
-            may be empty.
+        parts: For "train", "valid" and "test" the values, of shape (N, *event_shape), uint8 or float32, in memory
+            or not; valid may be empty.
         source: Where it was found, for a person to read.
         rows: For each part the rows of the source that it holds, of shape (N,), int64; empty where the source
             has parts of its own and the parts keep its order.
@@ -164,7 +172,7 @@ class DataSet:
     kind: Kind
     levels: int | None
     event_shape: tuple[int, ...]
-    parts: dict[str, Tensor] = field(repr=False)
+    parts: Mapping[str, Values] = field(repr=False)
     source: str
     rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -185,7 +193,8 @@ class DataSet:
         levels = "" if self.levels == usual else f" in {self.levels} levels"
         digest = hashlib.sha256(f"{self.kind}{levels} {shapes}".encode())
         for part in (train, valid, test):
-            digest.update(part.contiguous().numpy().data)
+            for _, piece in pieces(part):
+                digest.update(piece.contiguous().numpy().data)
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def split(self, name: str, binarization: Binarization = "none", seed: int = 0, flip: bool = False) -> Split:
@@ -215,10 +224,10 @@ class DataSet:
             return Split(name, self.kind, self.levels, self.event_shape, binarization, seed, raw)
         is_fresh = binarization == "dynamic" and name == "train"
         if binarization == "threshold":
-            values = threshold(raw, self.levels)
+            values = _thresholded(raw, self.levels)
         else:
             key = (name, 0) if is_fresh else (name,)
-            values = draw(raw, self.levels, generator(seed, "binarize", *key))
+            values = _drawn(raw, self.levels, seed, *key)
         greys = (raw, self.levels) if is_fresh else (None, None)
         return Split(name, "binary", 2, self.event_shape, binarization, seed, values, *greys)
 
@@ -244,6 +253,16 @@ class DataSet:
                 f"{self.name}: expected images of shape (C, H, W) to flip, received data of shape "
                 f"{self.event_shape}; leave flip off."
             )
+
+
+def _thresholded(values: Values, levels: int | None) -> Values:
+    return threshold_each(values, levels) if isinstance(values, Rows) else threshold(values, levels)
+
+
+def _drawn(values: Values, levels: int | None, seed: int, *key: int | str) -> Values:
+    if isinstance(values, Rows):
+        return draw_each(values, levels, seed, "binarize", *key)
+    return draw(values, levels, generator(seed, "binarize", *key))
 
 
 def _draw_mirrored(size: int, seed: int, name: str, epoch: int) -> Tensor:

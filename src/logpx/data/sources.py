@@ -1,4 +1,4 @@
-"""From a name or a path to a data set in memory."""
+"""From a name or a path to a data set."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ..utils import LogpxError
 from ._parts import Raw, divide, from_whole
 from .amat import read_amat
 from .arrays import load_arrays
-from .catalogue import CATALOGUE, File, Known
+from .catalogue import CATALOGUE, PREFIX, File, Known
 from .cifar import read_cifar
 from .dataset import DataSet
 from .download import download, first_writable
 from .find import file_names, find_file, folder_of, known_data, search_roots
+from .huggingface import load_huggingface
 from .idx import read_idx
 from .images import load_images
 from .mat import read_mat
@@ -32,13 +33,14 @@ def load_data(
     num_valid: int | None = None,
     download: bool = True,
 ) -> DataSet:
-    """Loads a data set by its name, or from a .npy or .npz file or a folder of images.
+    """Loads a data set by its name, from a .npy or .npz file or a folder of images, or by Hugging Face's `datasets`.
 
     A named set is looked for under `data_root`, $LOGPX_DATA and the user's cache, then downloaded to the
     first of these that can be written to; its content is checked against its hash, where that is known.
 
     Arguments:
-        name_or_path: A known name, or a path; a `Path`, or a string such as "./mnist", is always a path.
+        name_or_path: A known name, or a path, or "hf:" and OWNER/NAME, OWNER/NAME/CONFIG or a local folder; a `Path`,
+            or a string such as "./mnist", is always a path.
         data_root: The folder to look in first for a named set.
         num_valid: How many of the last training data to validate on; None for the default. Where the set has
             validation data of its own, 0 appends these to train.
@@ -57,13 +59,15 @@ def load_data(
         known = CATALOGUE[name_or_path]
         raw = _load_files(known, data_root, download) if known.files else _load_digits(known)
         return divide(known.name, raw, num_valid)
+    if isinstance(name_or_path, str) and name_or_path.startswith(PREFIX):
+        return divide(*load_huggingface(name_or_path.removeprefix(PREFIX)), num_valid)
     path = Path(name_or_path).expanduser()
     return divide(path.name if path.is_dir() else path.stem, _load_path(path, str(name_or_path)), num_valid)
 
 
 def _load_path(path: Path, received: str) -> Raw:
     if path.is_dir():
-        return load_images(path)
+        return load_arrays(path) if (path / "train.npy").is_file() else load_images(path)
     if path.is_file() and path.suffix in (".npy", ".npz"):
         return load_arrays(path)
     if path.is_file():

@@ -1,0 +1,231 @@
+"""Data sets of Hugging Face's `datasets`, from local folders; of the hub, what is said without a network."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, assert_same_result, command, environment
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import logpx
+from logpx.data import load_data, stored
+from logpx.data.rows import Rows
+from logpx.utils import LogpxError
+
+datasets = pytest.importorskip("datasets")
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+GREYS = np.random.default_rng(0).integers(0, 256, (30, 4, 5), dtype=np.uint8)
+COLOURS = np.random.default_rng(1).integers(0, 256, (12, 4, 6, 3), dtype=np.uint8)
+REAL = np.random.default_rng(2).normal(size=(30, 6)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def files(images: NDArray[np.uint8]) -> Any:
+    return [{"bytes": png(image), "path": None} for image in images]
+
+
+def table(path: Path, **columns: Any) -> Path:
+    """Writes a parquet file and returns its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table(columns), path)
+    return path.parent
+
+
+def tensor(path: Path, array: NDArray[Any], **features: Any) -> Path:
+    """Writes an array as a column that knows its shape, and a label, and returns the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = datasets.Features(
+        {"x": datasets.Array2D(array.shape[1:], str(array.dtype)), "label": datasets.Value("int8")}
+    )
+    made = datasets.Dataset.from_dict({"x": list(array), "label": [1] * len(array)}, features=kind)
+    parquet.write_table(made.data.table, path)
+    return path.parent
+
+
+def image_folder(folder: Path, **parts: NDArray[np.uint8]) -> Path:
+    for part, images in parts.items():
+        (folder / part).mkdir(parents=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / part / f"{i:02}.png")
+    return folder
+
+
+def saved(folder: Path, array: NDArray[Any]) -> Path:
+    features = datasets.Features({"x": datasets.List(datasets.Value("float32"), length=array.shape[1])})
+    made = datasets.Dataset.from_dict({"x": array.tolist()}, features=features)
+    progress = datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    made.save_to_disk(str(folder))
+    if not progress:
+        datasets.enable_progress_bars()
+    return folder
+
+
+SOURCES = {
+    "an array in parquet": (lambda folder: tensor(folder / "a.parquet", GREYS), GREYS),
+    "lists in parquet": (lambda folder: table(folder / "a.parquet", v=REAL.tolist(), y=[1.0] * 30), REAL.astype("f8")),
+    "images in parquet": (lambda folder: table(folder / "a.parquet", image=files(GREYS), y=[1] * 30), GREYS),
+    "a folder of images": (lambda folder: image_folder(folder, all=COLOURS), COLOURS),
+    "a saved data set": (lambda folder: saved(folder, REAL), REAL),
+}
+
+
+@pytest.mark.parametrize("mapped_from", [1 << 28, 0], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("case", SOURCES)
+def test_a_single_split_is_what_the_same_array_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, mapped_from: int
+) -> None:
+    write, array = SOURCES[case]
+    np.save(tmp_path / "own.npy", array)
+    wanted = load_data(tmp_path / "own.npy")
+    monkeypatch.setattr(stored, "MAPPED_FROM", mapped_from)
+    data = load_data(f"hf:{write(tmp_path / 'own')}")
+    assert isinstance(data.parts["train"], Tensor if mapped_from else Rows)
+    assert (data.name, data.kind, data.hash) == ("own", wanted.kind, wanted.hash)
+    a, b = wanted.split("train"), data.split("train")
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0))
+    for x, y in zip(a.batches(7, order=order), b.batches(7, order=order), strict=True):
+        assert torch.equal(x.x, y.x)
+    if isinstance(rows := data.parts["train"], Rows):
+        # what begins and ends as neighbours would
+        assert torch.equal(rows.read(np.array([4, 6, 5, 7])), rows.read(np.arange(4, 8))[[0, 2, 1, 3]])
+
+
+def test_splits_are_our_parts_and_validation_is_test_where_there_is_none(tmp_path: Path) -> None:
+    for part, start, stop in (("train", 0, 20), ("validation", 20, 23), ("test", 23, 30)):
+        table(tmp_path / "all" / f"{part}.parquet", v=REAL[start:stop].tolist())
+    data = load_data(f"hf:{tmp_path / 'all'}")
+    assert [len(data.parts[part]) for part in ("train", "valid", "test")] == [20, 3, 7]
+    assert torch.equal(data.parts["test"][:], torch.from_numpy(REAL[23:]))
+    (tmp_path / "all" / "test.parquet").unlink()
+    data = load_data(f"hf:{tmp_path / 'all'}")
+    assert [len(data.parts[part]) for part in ("train", "valid", "test")] == [18, 2, 3]
+    assert torch.equal(data.parts["test"][:], torch.from_numpy(REAL[20:23]))
+
+
+def ragged(folder: Path) -> Path:
+    return table(folder / "a.parquet", v=[[1.0, 2.0]] * 20 + [[1.0]])
+
+
+def two_sizes(folder: Path) -> Path:
+    return table(folder / "a.parquet", image=[*files(GREYS), *files(COLOURS[:1, ..., 0])])
+
+
+def palette(folder: Path) -> Path:
+    image_folder(folder, a=GREYS[:3])
+    Image.new("P", (5, 4)).save(folder / "a" / "00.png")
+    return folder
+
+
+def empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+REFUSED = {
+    "two columns": (
+        lambda folder: table(folder / "a.parquet", a=files(GREYS), b=files(GREYS), y=[1] * 30),
+        r"received a \(dict\), b \(dict\), y \(int64\); keep one such column",
+    ),
+    "no column": (lambda folder: table(folder / "a.parquet", y=[1] * 30), r"received y \(int64\)"),
+    "ragged": (ragged, "received 1 values in place of 2 in row 20 of column 'v'"),
+    "a gap": (lambda folder: table(folder / "a.parquet", v=[[1.0, None]] * 5), "received none in places of 'v'"),
+    "two sizes": (
+        two_sizes,
+        "expected mode L and 5x4 pixels as in the first image, received mode L and 6x4 pixels in row",
+    ),
+    "no image": (
+        lambda folder: table(folder / "a.parquet", image=[*files(GREYS[:2]), {"bytes": b"1", "path": None}]),
+        "expected a readable image, received the error .* in row 2",
+    ),
+    "palette": (
+        palette,
+        r"expected grey \(L\) or colour \(RGB\) images, received mode P",
+    ),
+    "no files": (
+        empty,
+        "doesn't contain any data files; give a folder of parquet",
+    ),
+    "no folder": (lambda folder: folder, "expected a data set that `datasets` can load"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_one_error_with_the_cure(tmp_path: Path, case: str) -> None:
+    write, message = REFUSED[case]
+    with pytest.raises(LogpxError, match=message):
+        load_data(f"hf:{write(tmp_path / 'own')}")
+
+
+def test_splits_of_other_names_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        table(tmp_path / "own" / name / "0.parquet", v=REAL.tolist())
+    files_of = "- {split: a, path: a/*}\n  - {split: b, path: b/*}"
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n  {files_of}\n---\n"
+    (tmp_path / "own" / "README.md").write_text(card)
+    with pytest.raises(LogpxError, match=r"expected the splits train and test .*, received \['a', 'b'\]"):
+        load_data(f"hf:{tmp_path / 'own'}")
+
+
+def test_without_the_library_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(LogpxError, match=r"pip install 'logpx\[datasets\]'"):
+        load_data("hf:ylecun/mnist")
+
+
+def test_a_name_on_the_hub_fails_with_one_line_when_offline(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("fit", "hf:nobody/nothing/config", "--out", tmp_path / "run"),
+        env={**environment(), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "Couldn't reach 'nobody/nothing' on the Hub" in done.stderr and "check the network" in done.stderr
+
+
+def test_a_fit_to_images_on_disk_is_found_again_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(tmp_path / "own" / "a.parquet", image=files(GREYS))
+    monkeypatch.chdir(tmp_path)
+    options = {**TINY, "epochs": 1, "binarization": "threshold", "batch_size": 8}
+    logpx.fit("hf:own", out="memory", **options)
+    monkeypatch.setattr(stored, "MAPPED_FROM", 0)
+    run = logpx.fit("hf:own", out="disk", **options)
+    assert_same_result(tmp_path / "memory", tmp_path / "disk")
+    monkeypatch.chdir(os.sep)
+    again = logpx.Run.open(run.path.resolve() if run.path.is_absolute() else tmp_path / run.path)
+    assert again.settings.data.name == f"hf:{tmp_path / 'own'}" and len(again.load_split("test")) == 3
+
+
+def test_the_library_is_left_as_it_was(tmp_path: Path) -> None:
+    from huggingface_hub.utils import logging
+
+    before = (logging.get_verbosity(), datasets.utils.are_progress_bars_disabled())
+    load_data(f"hf:{table(tmp_path / 'own' / 'a.parquet', v=REAL.tolist())}")
+    assert (logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()) == before

@@ -1,0 +1,270 @@
+"""Data that stay on disk: the same numbers as in memory, without the memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, assert_same_result, run_command
+from numpy.typing import NDArray
+from torch import Tensor
+
+import logpx
+from logpx.data import DataSet, Split, load_data, rows, stored
+from logpx.data.rows import Rows
+from logpx.utils import LogpxError
+
+GREYS = np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8)
+COLOURS = np.random.default_rng(1).integers(0, 256, (40, 4, 6, 3), dtype=np.uint8)
+needs_preadv = pytest.mark.skipif(not hasattr(os, "preadv"), reason="without preadv all arrays are read into memory")
+pytestmark = needs_preadv
+
+
+@pytest.fixture
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "MAPPED_FROM", 0)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of files that were read."""
+    found: list[int] = []
+    read = stored._FileRows.read
+
+    def noted(self: Any, index: NDArray[np.int64]) -> NDArray[Any]:
+        found.extend(index.tolist())
+        return read(self, index)
+
+    monkeypatch.setattr(stored._FileRows, "read", noted)
+    return found
+
+
+def saved(path: Path, array: NDArray[Any]) -> Path:
+    np.save(path, array)
+    return path
+
+
+def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[DataSet, DataSet]:
+    """Returns the same data in memory and on disk."""
+    in_memory = load_data(path)
+    monkeypatch.setattr(stored, "MAPPED_FROM", 0)
+    return in_memory, load_data(path)
+
+
+def everything(split: Split) -> Tensor:
+    return split.batch(torch.arange(len(split))).x
+
+
+FIT_AND_MEASURE = """
+import sys
+from logpx.cli import main
+status = main(sys.argv[1:])
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1], file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def peak(data: Path, out: Path) -> int:
+    """Returns the largest resident memory of a fit by the real command, in bytes."""
+    words = [
+        "--epochs",
+        "1",
+        "--hidden",
+        "4",
+        "--latent-dim",
+        "2",
+        "--batch-size",
+        "500",
+        "--binarization",
+        "threshold",
+    ]
+    done = run_command("fit", data, "--out", out, *words, python=FIT_AND_MEASURE)
+    assert done.returncode == 0, done.stderr
+    return 1024 * int(done.stderr.split()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_a_fit_takes_less_memory_than_an_eighth_of_its_data(tmp_path: Path) -> None:
+    some = np.random.default_rng(0).integers(0, 256, (1500, 3, 32, 32), dtype=np.uint8)
+    baseline = peak(saved(tmp_path / "tiny.npy", some), tmp_path / "tiny")
+    large = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.uint8, (90_000, *some.shape[1:]))
+    for start in range(0, len(large), len(some)):
+        large[start : start + len(some)] = some
+    large.flush()
+    assert large.nbytes >= stored.MAPPED_FROM
+    extra = peak(tmp_path / "large.npy", tmp_path / "large") - baseline
+    (tmp_path / "large.npy").unlink()
+    assert extra < large.nbytes / 8, f"{extra / 2**20:.0f} MiB more"
+
+
+REAL = np.random.default_rng(2).normal(size=(60, 7))
+
+
+@pytest.mark.parametrize(
+    "array, options",
+    [
+        (GREYS, {"flip": True, "binarization": "threshold"}),
+        (COLOURS, {"likelihood": "categorical"}),
+        (REAL, {}),
+        (GREYS > 128, {}),
+    ],
+    ids=["thresholded and flipped", "colours, channels last", "float64", "bool"],
+)
+def test_fits_and_evaluations_of_data_on_disk_and_in_memory_are_bit_identical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: NDArray[Any], options: dict[str, Any]
+) -> None:
+    path, results = saved(tmp_path / "own.npy", array), []
+    for name, mapped_from in (("memory", 1 << 28), ("disk", 0)):
+        monkeypatch.setattr(stored, "MAPPED_FROM", mapped_from)
+        run = logpx.fit(path, out=tmp_path / name, **{**TINY, "epochs": 2, "batch_size": 16, **options})
+        assert isinstance(run.load_split("train").values, Rows if name == "disk" else Tensor)
+        results.append(run.evaluate(estimator="importance", num_samples=20))
+    assert_same_result(tmp_path / "memory", tmp_path / "disk")
+    assert torch.equal(results[0].evidence.log_evidence, results[1].evidence.log_evidence)
+    assert results[0].record["data"] == results[1].record["data"]
+
+
+def test_parts_hashes_and_batches_are_those_of_data_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = both(saved(tmp_path / "own.npy", COLOURS), monkeypatch)
+    assert (a.kind, a.levels, a.event_shape, a.hash) == (b.kind, b.levels, b.event_shape, b.hash)
+    for part in a.parts:
+        assert torch.equal(a.rows[part], b.rows[part])
+        x, y = (data.split(part, flip=True).epoch(3) for data in (a, b))
+        index = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+        for size in (3, 100):
+            pairs = zip(x.batches(size, order=index), y.batches(size, order=index), strict=True)
+            assert all(torch.equal(p.x, q.x) and torch.equal(p.index, q.index) for p, q in pairs)
+        assert torch.equal(everything(x.take(2)), everything(y.take(2)))
+
+
+def test_only_the_rows_of_the_share_of_a_process_are_read(
+    tmp_path: Path, nothing_is_small: None, asked: list[int]
+) -> None:
+    data = load_data(saved(tmp_path / "own.npy", GREYS))
+    split = data.split("train")
+    asked.clear()
+    split, order = split.to("cpu").epoch(1).take(40), torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    assert not asked
+    share = torch.cat([batch[1::2] for batch in order.split(8)])
+    assert sum(len(batch.x) for batch in split.batches(4, order=share)) == 20
+    assert asked == data.rows["train"][share].tolist()
+
+
+def test_batches_are_announced_before_they_are_read(
+    tmp_path: Path, nothing_is_small: None, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[int] = []
+    monkeypatch.setattr(stored._FileRows, "announce", lambda self, index: announced.extend(index.tolist()))
+    data = load_data(saved(tmp_path / "own.npy", GREYS))
+    split = data.split("train", "dynamic").epoch(1)
+    batches, order = split.batches(4, order=torch.arange(10)), data.rows["train"].tolist()[:10]
+    for start in (0, 4, 8):
+        asked.clear(), announced.clear()
+        next(batches)
+        assert (asked, announced) == (order[start : start + 4], order[start + 4 : start + 8])
+
+
+def test_draws_of_an_epoch_depend_on_the_datum_alone(tmp_path: Path, nothing_is_small: None) -> None:
+    split = load_data(saved(tmp_path / "own.npy", GREYS)).split("train", "dynamic", seed=5)
+    first, second = everything(split.epoch(1)), everything(split.epoch(2))
+    assert not torch.equal(first, second)
+    for batch in split.epoch(1).take(30).batches(7, order=torch.arange(30).flip(0)):
+        assert torch.equal(batch.x, first[batch.index])
+    again = load_data(tmp_path / "own.npy").split("train", "dynamic", seed=5)
+    assert torch.equal(everything(again.epoch(1)), first)
+    assert not torch.equal(everything(load_data(tmp_path / "own.npy").split("train", "dynamic", 6).epoch(1)), first)
+
+
+def test_draws_of_equal_data_differ(tmp_path: Path, nothing_is_small: None) -> None:
+    np.save(tmp_path / "own.npy", np.full((10, 40), 128, dtype=np.uint8))
+    x = everything(load_data(tmp_path / "own.npy").split("train", "dynamic"))
+    # two of 8 rows of 40 fair coins agree with a chance of 3e-11
+    assert len(x.unique(dim=0)) == len(x)
+
+
+def test_draws_have_the_greys_as_their_mean(tmp_path: Path, nothing_is_small: None) -> None:
+    data = load_data(saved(tmp_path / "own.npy", GREYS))
+    split, greys = data.split("train", "dynamic"), everything(data.split("train"))
+    mean = torch.stack([everything(split.epoch(epoch)) for epoch in range(200)]).mean(0)
+    # each mean is within 6 standard errors: a false alarm in one of 1,440 values has a chance of 3e-6
+    assert ((mean - greys).abs() <= 6 * (greys * (1 - greys) / 200).sqrt() + 1e-6).all()
+
+
+def test_valid_and_static_draws_are_the_same_in_every_epoch(tmp_path: Path, nothing_is_small: None) -> None:
+    data = load_data(saved(tmp_path / "own.npy", GREYS))
+    for split in (data.split("valid", "dynamic"), data.split("train", "static")):
+        x = everything(split)
+        assert torch.equal(x, everything(split.epoch(4))) and x.unique().tolist() == [0.0, 1.0]
+
+
+def test_a_folder_of_arrays_keeps_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]) -> None:
+    saved(tmp_path / "train.npy", GREYS), saved(tmp_path / "test.npy", GREYS[:9])
+    saved(tmp_path / "valid.npy", GREYS[:8])
+    # train is on disk, the others in memory
+    monkeypatch.setattr(stored, "MAPPED_FROM", GREYS.nbytes)
+    data = load_data(tmp_path)
+    assert [type(data.parts[part]) for part in ("train", "valid", "test")] == [Rows, Tensor, Tensor]
+    # once for the kind, once for the hash, in the order of the file
+    assert data.hash and asked == 2 * list(range(60))
+    assert torch.equal(everything(data.split("train"))[:, 0], torch.from_numpy(GREYS / np.float32(255)))
+    joined = load_data(tmp_path, num_valid=0)
+    wanted = torch.from_numpy(np.concatenate([GREYS, GREYS[:8]]) / np.float32(255))
+    order = torch.randperm(68, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(joined.split("train").batch(order).x[:, 0], wanted[order])
+    (tmp_path / "test.npy").unlink()
+    with pytest.raises(LogpxError, match="expected the keys train and test"):
+        load_data(tmp_path)
+
+
+BROKEN = {
+    "not finite": (np.where(np.arange(420).reshape(60, 7) == 401, np.nan, REAL), r"received nan at index \(57, 2\)"),
+    "too large": (np.where(np.arange(420).reshape(60, 7) == 401, 256, 5), r"with 256 at index \(57, 2\)"),
+    "many levels": (np.arange(120).reshape(60, 2) % 256, "integers up to 119"),
+    "five axes": (np.zeros((3, 2, 2, 2, 2)), "expected the shape"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_wrong_on_disk_is_told_as_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    array, message = BROKEN[case]
+    path, errors = saved(tmp_path / "own.npy", array), []
+    # small pieces, so that the place is not in the first one
+    monkeypatch.setattr(stored, "_PIECE_BYTES", 16)
+    monkeypatch.setattr(rows, "_PIECE_VALUES", 16)
+    for mapped_from in (1 << 28, 0):
+        monkeypatch.setattr(stored, "MAPPED_FROM", mapped_from)
+        with pytest.raises(LogpxError, match=message) as caught:
+            load_data(path)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+def test_probabilities_on_disk_are_checked_before_they_are_drawn(tmp_path: Path, nothing_is_small: None) -> None:
+    data = load_data(saved(tmp_path / "own.npy", np.linspace(0, 1.5, 60, dtype=np.float32)[:, None]))
+    with pytest.raises(ValueError, match=r"expected values in \[0, 1\] for binarization 'static'"):
+        data.split("train", "static")
+
+
+def test_a_file_shorter_than_its_header_says_is_refused(tmp_path: Path, nothing_is_small: None) -> None:
+    path = saved(tmp_path / "own.npy", GREYS)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(LogpxError, match="NumPy cannot read"):
+        load_data(path)
+
+
+def test_a_file_that_is_cut_off_in_use_is_one_error(tmp_path: Path, nothing_is_small: None) -> None:
+    path = saved(tmp_path / "own.npy", GREYS)
+    split = load_data(path).split("train")
+    os.truncate(path, 1000)
+    with pytest.raises(LogpxError, match="cut off while it was in use"):
+        list(split.batches(10))
+
+
+def test_arrays_by_columns_are_read_into_memory(tmp_path: Path, nothing_is_small: None) -> None:
+    data = load_data(saved(tmp_path / "own.npy", np.asfortranarray(REAL)))
+    assert all(isinstance(values, Tensor) for values in data.parts.values())

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import assert_same_result, command, contents, environment, metrics, run_command
+from helpers import assert_same_result, command, contents, environment, metrics
 
 import logpx
-from logpx import LogpxError, checkpoint, train
+from logpx import LogpxError, checkpoint, cli, train
 from logpx.checkpoint import State
 from logpx.files import LEFTOVER, read_json, remove_leftovers
 from logpx.lock import HOLDER, LOCK, held
@@ -322,18 +323,17 @@ def test_a_report_that_is_killed_is_whole_or_absent_and_the_next_one_works(zygot
 
 
 def test_two_processes_on_one_run_the_second_is_told_who_holds_it(
-    zygote: Zygote, data: Path, whole: Reference, tmp_path: Path
+    zygote: Zygote, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     process = zygote.start("fit", data, *FIT, "--epochs", "1000000", "--out", run)
     wait_for(lambda: (run / "training.pt").exists())
-    fresh = run_command("fit", data, *FIT, "--out", run, "--overwrite")
-    assert (fresh.returncode, fresh.stdout) == (1, "")
-    assert fresh.stderr.count("\n") == 1
-    command_line = " ".join(["logpx", "fit", str(data), *FIT, "--epochs", "1000000", "--out", str(run)])
-    assert f"{run} is held by process {process} on " in fresh.stderr
-    assert f" ({command_line}) since 20" in fresh.stderr
-    assert fresh.stderr.endswith(": wait until it ends, or stop it, and then give the command again.\n")
+    assert cli.main(["fit", str(data), *FIT, "--out", str(run), "--overwrite"]) == 1
+    told, command_line = capsys.readouterr(), " ".join(["logpx", "fit", str(data), *FIT, "--epochs", "1000000"])
+    assert told.out == ""
+    assert told.err.startswith(f"logpx: {run} is held by process {process} on ")
+    assert f" ({command_line} --out {run}) since 20" in told.err
+    assert told.err.endswith(": wait until it ends, or stop it, and then give the command again.\n")
     before = (run / "run.json").read_bytes()
     held_run = logpx.Run.open(run)
     for use in (lambda: logpx.resume(run), held_run.evaluate, held_run.sandwich):
@@ -463,10 +463,10 @@ def test_an_evaluation_goes_on_with_less_memory_to_the_same_numbers(zygote: Zygo
 def test_a_disk_that_fills_up_keeps_the_last_state(
     zygote: Zygote, data: Path, whole: Reference, tmp_path: Path
 ) -> None:
-    """A real one of 40 kB, which a second state of 17 kB beside the first does not fit."""
+    """A real one of 52 kB, which a second state of 17 kB beside the first does not fit."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=52k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("a disk may not be mounted here")
     try:
         done = zygote.run("fit", data, *FIT, "--out", disk / "run")
@@ -490,6 +490,7 @@ def test_processes_that_start_anew_survive_kills_as_well(zygote: Zygote, data: P
         process.kill()
     assert zygote.run(*words).code == 0
     np.testing.assert_equal(evaluation(run), reference)
+    shutil.rmtree(run / "figures", ignore_errors=True)
     with subprocess.Popen(command("report", run), env=environment()) as process:
         wait_for(lambda: (run / "figures").exists())
         process.kill()

@@ -459,8 +459,8 @@ def _clear(path: Path, overwrite: bool) -> None:
     check_free(path, overwrite)
     for name in FOLDERS:
         shutil.rmtree(path / name, ignore_errors=True)
-    for name in FILES:
-        (path / name).unlink(missing_ok=True)
+    for made in [*path.glob(".*.tmp*"), *(path / name for name in FILES)]:
+        made.unlink(missing_ok=True)
 
 
 def _describe(data: DataSet, kind: str) -> dict[str, Any]:

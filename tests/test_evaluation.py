@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from helpers import POISON, Toy, data_set, normal, suitable, test_split
 from scipy import stats
@@ -18,8 +21,8 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 
 import logpx
 from logpx import DataSet
-from logpx.evaluation import Evaluation, evaluate
-from logpx.evidence import ESTIMATORS
+from logpx.evaluation import Evaluation, Shards, evaluate
+from logpx.evidence import ESTIMATORS, Block, Estimator, Evidence
 from logpx.likelihoods import LIKELIHOODS, make_likelihood
 from logpx.subset import Subset, draw_subset
 from logpx.wording import headline
@@ -788,3 +791,184 @@ def test_constant_weights_are_said_to_be_exact_and_not_extrapolated() -> None:
 
 def test_what_is_exact_is_not_extrapolated() -> None:
     assert evaluate(exact(), reals()).record["extrapolation"] is None
+
+
+class Stopping:
+    """Counts the blocks that are estimated, and interrupts at one of them."""
+
+    calls = 0
+    stop = 0
+
+
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> Stopping:
+    count, estimate = Stopping(), Estimator.__call__
+
+    def counted(self: Estimator, block: Block) -> Evidence:
+        count.calls += 1
+        if count.calls == count.stop:
+            raise KeyboardInterrupt
+        return estimate(self, block)
+
+    monkeypatch.setattr(Estimator, "__call__", counted)
+    return count
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Shards]:
+    """Opens the same folder again and again, to which each block is written at once."""
+    monkeypatch.setattr("logpx.evaluation.shards.WRITE_EVERY", -1.0)
+    return lambda: Shards(tmp_path / "parts", "the exact model")
+
+
+# 200 data are 7 blocks, and those of the subset 3 more
+SHARDED: list[dict[str, Any]] = [
+    {"estimator": "importance", "num_samples": 50},
+    {"estimator": "importance", "num_samples": 50, "subset": 80},
+    {"estimator": "auto", "limit": 150},
+]
+
+
+@pytest.mark.parametrize("options", SHARDED)
+def test_an_interrupted_evaluation_goes_on_with_its_finished_blocks(
+    options: dict[str, Any], stopping: Stopping, shards: Callable[[], Shards]
+) -> None:
+    split, model = reals(200), exact(0.8)
+    whole = evaluate(model, split, **options)
+    total, stopping.calls, stopping.stop = stopping.calls, 0, 3
+    with pytest.raises(KeyboardInterrupt, match="what is finished is kept, and the same command goes on"):
+        evaluate(model, split, shards=shards(), **options)
+    stopping.calls, stopping.stop = 0, 0
+    again = evaluate(model, split, shards=shards(), **options)
+    assert stopping.calls == total - 2
+    for name, value in vars(whole.evidence).items():
+        assert torch.equal(getattr(again.evidence, name).nan_to_num(7.0), value.nan_to_num(7.0)), name
+    for record in (whole.record, again.record):
+        del record["provenance"]
+    assert json.dumps(again.record) == json.dumps(whole.record)
+
+
+def test_the_seconds_of_an_interrupted_evaluation_add_up(
+    stopping: Stopping, shards: Callable[[], Shards], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of each process begins anew."""
+    for stop, seconds in ((3, 1000.0), (0, 1000.0)):
+        stopping.calls, stopping.stop = 0, stop
+        clock = itertools.count(0.0, seconds)
+        monkeypatch.setattr("logpx.evaluation.shards.time.perf_counter", lambda clock=clock: next(clock))
+        try:
+            evaluation = evaluate(exact(), reals(200), shards=shards(), **SHARDED[0])
+        except KeyboardInterrupt:
+            before = max(shard["seconds"].item() for shard in contents_of(shards()))
+    assert before > 1000.0
+    assert evaluation.record["provenance"]["seconds"] > before + 1000.0
+
+
+def contents_of(shards: Shards) -> list[dict[str, Tensor]]:
+    return [safetensors.torch.load(path.read_bytes()) for path in shards.folder.glob("*.part")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"num_samples": 51},
+        {"limit": 150},
+        {"subset": 99},
+        {"proposal": "prior"},
+    ],
+)
+def test_finished_blocks_of_another_evaluation_are_removed(
+    change: dict[str, Any], stopping: Stopping, shards: Callable[[], Shards]
+) -> None:
+    options = {"estimator": "importance", "num_samples": 50, **change}
+    evaluate(exact(0.8), reals(200), **options)
+    total, stopping.calls = stopping.calls, 0
+    evaluate(exact(0.8), reals(200), shards=shards(), **SHARDED[0])
+    assert len(contents_of(shards())) == 7
+    stopping.calls = 0
+    evaluate(exact(0.8), reals(200), shards=shards(), **options)
+    assert stopping.calls == total
+    assert len(contents_of(shards())) == total
+
+
+def test_other_data_and_another_model_have_other_blocks(stopping: Stopping, shards: Callable[[], Shards]) -> None:
+    kept, model = shards(), exact()
+    evaluate(model, reals(200), shards=kept, **SHARDED[0])
+    for split, name in ((reals(199), kept.model), (reals(200), "another model")):
+        stopping.calls = 0
+        evaluate(model, split, shards=Shards(kept.folder, name), **SHARDED[0])
+        assert stopping.calls == 7
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-1], lambda x: x[:-9] + b"\xff" + x[-8:], lambda x: b""])
+def test_a_damaged_file_of_finished_blocks_is_computed_again(
+    damage: Any, stopping: Stopping, shards: Callable[[], Shards]
+) -> None:
+    whole = evaluate(exact(0.8), reals(200), shards=shards(), **SHARDED[0])
+    path = sorted(shards().folder.glob("*.part"))[2]
+    path.write_bytes(damage(path.read_bytes()))
+    stopping.calls = 0
+    again = evaluate(exact(0.8), reals(200), shards=shards(), **SHARDED[0])
+    assert stopping.calls == 1
+    assert torch.equal(again.evidence.log_evidence, whole.evidence.log_evidence)
+
+
+def test_blocks_that_several_processes_finished_are_read_by_one(
+    stopping: Stopping, shards: Callable[[], Shards], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two take every second block, in files of three or four."""
+    whole = evaluate(exact(0.8), reals(200), shards=shards(), **SHARDED[0])
+    done, key = shards().read("data"), json.loads((shards().folder / "key.json").read_text())
+    shards().remove()
+    monkeypatch.setattr("logpx.evaluation.shards.WRITE_EVERY", math.inf)
+    for process in range(2):
+        part = shards()
+        part.open({name: value for name, value in key.items() if name not in ("model", "fields")})
+        for number in range(process, 7, 2):
+            part.add("data", number, done[number])
+        part.write()
+    assert len(contents_of(shards())) == 2
+    stopping.calls = 0
+    again = evaluate(exact(0.8), reals(200), shards=shards(), **SHARDED[0])
+    assert stopping.calls == 0
+    assert torch.equal(again.evidence.log_evidence, whole.evidence.log_evidence)
+
+
+def test_a_short_evaluation_writes_no_shards(tmp_path: Path) -> None:
+    evaluate(exact(), reals(), shards=Shards(tmp_path / "parts", "model"), **SHARDED[0])
+    assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError(), RuntimeError("can't allocate memory: 7")])
+def test_where_memory_runs_out_the_budget_is_halved_once_for_all_blocks(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = []
+
+    def estimate(self: Estimator, block: Block) -> Evidence:
+        budgets.append(block.memory_budget)
+        if block.memory_budget > 300_000:
+            raise error
+        return call(self, block)
+
+    call = Estimator.__call__
+    monkeypatch.setattr(Estimator, "__call__", estimate)
+    evaluation = evaluate(exact(0.8), reals(100), memory_budget=2**20, **SHARDED[0])
+    assert budgets == [2**20, 2**19, 2**18, 2**18, 2**18, 2**18]
+    assert sum(flag.startswith("Memory ran out") for flag in evaluation.record["flags"]) == 1
+
+
+def test_memory_for_less_than_one_draw_is_refused_and_other_errors_are_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def estimate(self: Estimator, block: Block) -> Evidence:
+        raise errors[0]
+
+    errors: list[Exception] = [MemoryError()]
+    monkeypatch.setattr(Estimator, "__call__", estimate)
+    with pytest.raises(logpx.LogpxError, match=r"too little memory on cpu to evaluate 32 data of shape \(6,\).*draws"):
+        evaluate(exact(0.8), reals(100), **SHARDED[0])
+    errors[0] = RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        evaluate(exact(0.8), reals(100), **SHARDED[0])

@@ -14,7 +14,7 @@ import logpx
 
 ROOT = Path(logpx.__file__).parent
 FACADE = {"__init__", "__main__"}
-LEAVES = {"progress", "files", "forms", "wording"}
+LEAVES = {"progress", "files", "forms", "lock", "wording"}
 ROOMS = [
     *("utils", "version", *sorted(LEAVES), "data", "distributions", "likelihoods", "montecarlo", "project"),
     *("model", "nn", "conditional", "vae", "adapters", "exact", "em"),
@@ -37,6 +37,7 @@ ROOMS = [
 # Rooms that may import less than all above them.
 ONLY: dict[str, set[str]] = {
     **{leaf: {"utils", "version"} for leaf in LEAVES},
+    "lock": {"utils", "files"},
     "likelihoods": {"utils", "distributions"},
     "montecarlo": {"utils", "progress"},
     "project": {"utils", "version", "progress", "montecarlo"},

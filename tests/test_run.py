@@ -37,7 +37,7 @@ class Malice:
 def test_a_run_folder_holds_what_its_description_says(fitted: Path) -> None:
     files = {
         *("config.yaml", "run.json", "metrics.csv", "best.safetensors", "last.safetensors", "training.pt"),
-        *("evaluation.json", "evaluation.npz"),
+        *("evaluation.json", "evaluation.npz", ".lock"),
     }
     assert {path.name for path in fitted.iterdir()} == files
     info = json.loads((fitted / "run.json").read_text())

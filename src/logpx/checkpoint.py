@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["State", "WeightAverage", "load_state", "restore", "resuming_from", "save", "save_epoch", "write_rows"]
+__all__ = [
+    "State",
+    "WeightAverage",
+    "load_state",
+    "restore",
+    "resuming_from",
+    "save",
+    "save_epoch",
+    "write_rows",
+    "write_state",
+]
 
 import csv
 import dataclasses
@@ -140,7 +150,23 @@ def save(run: Run, state: State, model: nn.Module, optimizer: Optimizer, average
     }
     # the state comes last: what a crash between the two leaves undone, a resume does again
     save_weights(average.weights(), run.path / "last.safetensors")
-    write_atomically(run.path / "training.pt", partial(torch.save, content))
+    write_state(run, content)
+
+
+def write_state(run: Run, content: Mapping[str, Any]) -> None:
+    """Writes training.pt.
+
+    Arguments:
+        run: The run.
+        content: All that a resume needs, in tensors and plain values.
+    """
+    write_atomically(run.path / "training.pt", partial(_save_content, content))
+
+
+def _save_content(content: Mapping[str, Any], path: Path) -> None:
+    # by a file of Python's, because torch's own do not say that the disk is full
+    with path.open("wb") as file:
+        torch.save(content, file)
 
 
 def save_epoch(run: Run, state: State, average: WeightAverage, chooses: bool) -> None:

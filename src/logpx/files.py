@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 __all__ = [
+    "LEFTOVER",
     "NO_ARRAYS",
+    "arrays_writer",
     "first_line",
+    "json_writer",
     "read_arrays",
     "read_json",
+    "remove_leftovers",
+    "staged",
     "write_arrays",
     "write_atomically",
+    "write_bytes",
     "write_json",
     "write_text",
 ]
 
+import errno
 import json
 import math
 import os
+import re
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .utils import LogpxError
 
 # An archive may unpack to so many times its size, or to so many bytes; no array that says something packs better.
 MOST_PACKED, MOST_UNPACKED = 200, 2**28
@@ -31,6 +42,19 @@ NO_ARRAYS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
+# the temporary files of process 1 are called .name.1.tmp and the suffix of the name
+LEFTOVER = re.compile(r"^\..*\.(\d+)\.tmp")
+# why a file cannot grow, by the number of the error
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "it would be larger than files may be here",
+}
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    write_atomically(path, lambda tmp: tmp.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,7 +70,12 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """
     if path.suffix != ".npz":
         raise ValueError(f"Arrays go to a file that ends in .npz, but got {path}: rename the output.")
-    write_atomically(path, lambda tmp: np.savez_compressed(tmp, allow_pickle=False, **arrays))
+    write_atomically(path, arrays_writer(arrays))
+
+
+def arrays_writer(arrays: Mapping[str, np.ndarray]) -> Callable[[Path], object]:
+    """Returns a function that writes named arrays to the .npz file that it is given."""
+    return lambda path: np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -79,7 +108,13 @@ def _check_unpacked(path: Path) -> None:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all; NaN and infinities, which JSON lacks, become strings."""
-    write_text(path, json.dumps(_encoded(record), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json_writer(record))
+
+
+def json_writer(record: Mapping[str, Any]) -> Callable[[Path], object]:
+    """Returns a function that writes a record to the JSON file that it is given, as :func:`write_json` does."""
+    text = json.dumps(_encoded(record), indent=2, allow_nan=False) + "\n"
+    return lambda path: path.write_text(text)
 
 
 def read_json(path: Path) -> Any:
@@ -120,16 +155,80 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Arguments:
         path: The file that is made or replaced.
         write: Writes the whole content to the path that it is given.
+
+    Raises:
+        LogpxError: If the disk is full; the old file is intact.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged(path, write) as tmp:
+        tmp.replace(path)
+
+
+@contextmanager
+def staged(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
+    """Within the block the content is on the disk under a temporary name beside `path`, and only to be renamed.
+
+    Arguments:
+        path: The file that is to be made or replaced.
+        write: Writes the whole content to the path that it is given.
+
+    Returns:
+        The temporary path; what has not been renamed is removed afterwards.
+
+    Raises:
+        LogpxError: If the disk is full.
+    """
     tmp = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        write(tmp)
-        with tmp.open("rb") as file:
-            os.fsync(file.fileno())
-        tmp.replace(path)
+        with _explaining_full_disks(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(tmp)
+            with tmp.open("rb") as file:
+                os.fsync(file.fileno())
+        yield tmp
     finally:
         tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explaining_full_disks(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # a library may tell of its own failure, and of the disk only in what led to it
+        causes = [error, error.__cause__, error.__context__]
+        reasons = [FULL[each.errno] for each in causes if isinstance(each, OSError) and each.errno in FULL]
+        if not reasons:
+            raise
+        kept = "the earlier file is intact" if path.exists() else "no part of it is left"
+        raise LogpxError(
+            f"{path} cannot be written because {reasons[0]}; {kept}: free space, then give the same command again, or "
+            f"go on with a fit by 'logpx fit --resume {path.parent}'."
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that killed processes left in a folder and those within it.
+
+    Arguments:
+        folder: The folder.
+    """
+    for path in [*folder.glob(".*.tmp*"), *folder.glob("*/.*.tmp*")]:
+        writer = LEFTOVER.search(path.name)
+        if writer and not _is_running(int(writer[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is such a process on this machine; elsewhere than on POSIX systems nobody is asked."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def first_line(error: Exception, number: int = 0) -> str:

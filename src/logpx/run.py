@@ -8,6 +8,8 @@
     training.pt           all that a resume needs
     evaluation.json       the record of `logpx evaluate`; evaluation.npz: its numbers per datum
     report.html, figures/
+    evaluation.parts/     what an evaluation has finished so far, until its record is written
+    .lock, .holder.json   held by the process that writes to the folder; which one that is
 
 Nothing in it can execute code when it is loaded.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 __all__ = [
     "SCHEMA",
     "Run",
+    "check_free",
     "load",
 ]
 
@@ -35,11 +38,22 @@ from torch import nn
 from .comparison import Evaluated
 from .data import DataSet, Split, load_data
 from .distributions import relaxation
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, Shards, evaluate
 from .evidence import Sandwich, sandwich, simulate
-from .files import first_line, read_arrays, read_json, write_arrays, write_json, write_text
+from .files import (
+    LEFTOVER,
+    arrays_writer,
+    first_line,
+    json_writer,
+    read_arrays,
+    read_json,
+    staged,
+    write_json,
+    write_text,
+)
 from .forms import BOUNDS, RECORD, RUN, require_columns, require_form, require_scores
 from .likelihoods import LIKELIHOODS
+from .lock import HOLDER, LOCK, held
 from .model import LatentVariableModel, as_model, call, evaluating
 from .settings import Settings
 from .utils import LogpxError
@@ -48,7 +62,6 @@ from .weights import build_model, likelihood_of, load_weights
 
 SCHEMA = 1
 FILES = (
-    "run.json",
     "config.yaml",
     "metrics.csv",
     "training.pt",
@@ -56,11 +69,15 @@ FILES = (
     "last.safetensors",
     "evaluation.json",
     "evaluation.npz",
+    "sandwich.json",
     "report.html",
     "samples.png",
     "reconstructions.png",
+    # what makes the folder a run goes last, so that one that is half removed can still be replaced
+    "run.json",
 )
-FOLDERS = ("figures", "tensorboard")
+PARTS = "evaluation.parts"
+FOLDERS = ("figures", "tensorboard", PARTS)
 Weights = Literal["best", "last"]
 
 
@@ -235,6 +252,7 @@ class Run:
         """Removes an evaluation, because the weights that it speaks of are about to change."""
         for name in ("evaluation.json", "evaluation.npz", "sandwich.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
     def sandwich(self, *, weights: Weights = "best", **options: Any) -> Sandwich:
         """Bounds log p(x) of simulated data from both sides and keeps the result; see :func:`logpx.evidence.sandwich`.
@@ -246,11 +264,15 @@ class Run:
         Returns:
             The bounds per datum; their averages are also written to sandwich.json, with the reason why they are not of
             log-probabilities where the likelihood is relaxed.
+
+        Raises:
+            LogpxError: If another process holds the run.
         """
-        model = self.load_model(weights)
-        bounds = sandwich(model, **options)
-        write_json(self.path / "sandwich.json", {**bounds.record(), "relaxed": self._relaxation(model)})
-        return bounds
+        with held(self.path):
+            model = self.load_model(weights)
+            bounds = sandwich(model, **options)
+            write_json(self.path / "sandwich.json", {**bounds.record(), "relaxed": self._relaxation(model)})
+            return bounds
 
     def bounds(self) -> dict[str, Any] | None:
         """Returns the content of sandwich.json, or None where there is none."""
@@ -328,6 +350,8 @@ class Run:
     def evaluate(self, split: str = "test", *, weights: Weights = "best", **options: Any) -> Evaluation:
         """Estimates log p(x) of a split and keeps the result in the run; see :func:`logpx.evaluate`.
 
+        What is finished is kept every few seconds: the same call goes on with an evaluation that was interrupted.
+
         Arguments:
             split: The train, valid or test data.
             weights: The "best" ones on the validation data, or the "last".
@@ -335,14 +359,28 @@ class Run:
 
         Returns:
             The record and the evidence per datum, also written to evaluation.json and evaluation.npz.
+
+        Raises:
+            LogpxError: If another process holds the run.
         """
-        model = self.load_model(weights)
-        evaluation = evaluate(model, self.load_split(split), **options)
-        write_arrays(self.path / "evaluation.npz", evaluation.scores())
-        digest = hashlib.sha256((self.path / f"{weights}.safetensors").read_bytes()).hexdigest()
-        record = {**evaluation.record, "weights": {"which": weights, "hash": f"sha256:{digest[:16]}"}}
-        write_json(self.path / "evaluation.json", record)
-        return evaluation
+        with held(self.path):
+            model = self.load_model(weights)
+            digest = hashlib.sha256((self.path / f"{weights}.safetensors").read_bytes()).hexdigest()
+            shards = Shards(self.path / PARTS, f"sha256:{digest[:16]}")
+            evaluation = evaluate(model, self.load_split(split), shards=shards, **options)
+            record = {**evaluation.record, "weights": {"which": weights, "hash": f"sha256:{digest[:16]}"}}
+            self._keep_evaluation(record, evaluation.scores())
+            shards.remove()
+            return evaluation
+
+    def _keep_evaluation(self, record: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
+        """Writes a record and its scores so that the two that are read are always of the same evaluation."""
+        names, writers = ("evaluation.npz", "evaluation.json"), (arrays_writer(scores), json_writer(record))
+        numbers, record_path = (self.path / name for name in names)
+        with staged(numbers, writers[0]) as new_numbers, staged(record_path, writers[1]) as new_record:
+            record_path.unlink(missing_ok=True)
+            new_numbers.replace(numbers)
+            new_record.replace(record_path)
 
     def load_model(self, weights: Weights = "best", device: str | torch.device = "cpu") -> LatentVariableModel:
         """Returns the fitted model in evaluation mode.
@@ -417,21 +455,40 @@ def load(path: str | Path, model: LatentVariableModel | None = None, weights: We
     return Run.open(path, model).load_model(weights)
 
 
-def _clear(path: Path, overwrite: bool) -> None:
-    """Removes an earlier run from a folder, and only that."""
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuses a folder in which no new run may be made.
+
+    Arguments:
+        path: The folder.
+        overwrite: Whether an earlier run in the folder may be replaced.
+
+    Raises:
+        LogpxError: If the folder holds an earlier run that may not be replaced, or something else.
+    """
     if not path.exists():
         return
-    if not path.is_dir() or ({p.name for p in path.iterdir()} - {"config.yaml"} and not (path / "run.json").exists()):
+    if not path.is_dir() or (_foreign(path) and not (path / "run.json").exists()):
         raise LogpxError(f"{path} exists and is no run folder: give another folder by --out, or remove it yourself.")
     if (path / "run.json").exists() and not overwrite:
         raise LogpxError(
             f"{path} holds a run already: continue it with --resume {path}, give another folder by --out, or "
             "replace it with --overwrite."
         )
-    for made in [path / name for name in FILES] + list(path.glob(".*.tmp*")):
-        made.unlink(missing_ok=True)
+
+
+def _foreign(path: Path) -> list[str]:
+    """Returns what is in a folder beside that which a fit leaves that was killed before it made a run."""
+    names = [each.name for each in path.iterdir()]
+    return [name for name in names if name not in ("config.yaml", LOCK, HOLDER) and not LEFTOVER.search(name)]
+
+
+def _clear(path: Path, overwrite: bool) -> None:
+    """Removes an earlier run from a folder, and only that."""
+    check_free(path, overwrite)
     for name in FOLDERS:
         shutil.rmtree(path / name, ignore_errors=True)
+    for made in [*path.glob(".*.tmp*"), *(path / name for name in FILES)]:
+        made.unlink(missing_ok=True)
 
 
 def _describe(data: DataSet, kind: str) -> dict[str, Any]:

@@ -28,15 +28,18 @@ from .checkpoint import WeightAverage, restore, save, save_epoch
 from .data import Batch, DataSet, Split, load_data
 from .data.catalogue import CATALOGUE, PREFIX
 from .interrupt import interruptible
+from .lock import held
 from .model import as_model, call, evaluating
 from .progress import track
-from .run import Run
+from .run import Run, check_free
 from .settings import ObjectiveSettings, Settings, TrainSettings
 from .train_em import fit_by_em
 from .utils import LogpxError, choose_device, generator, keyed_rng, num_at_once
 from .weights import build_model, check_given
 
 VALIDATION_BATCH = 500
+# A fit is saved after each epoch, when it is interrupted, and after so many seconds of an epoch.
+SAVE_EVERY = 600.0
 
 
 def fit(
@@ -73,7 +76,8 @@ def fit(
     Raises:
         TypeError: If the model is no torch module.
         ValueError: If a setting is unknown, does not go with the data, or would do nothing where it is given by name.
-        LogpxError: If the data cannot be had, the folder holds something already, or the loss is not finite.
+        LogpxError: If the data cannot be had, the folder holds something already, another process writes to it, or the
+            loss is not finite.
     """
     name = _stored_name(data)
     if settings is not None and recipe is not None:
@@ -96,8 +100,10 @@ def fit(
         _rehearse(built, settings, data_set, train)
     stem = f"{Path(name).stem}-{settings.model.model}" if is_em else Path(name).stem
     path = Path(out or Path("runs") / stem)
-    run = Run.create(path, settings, data_set, train.kind, built, own=model is not None, overwrite=overwrite)
-    return (fit_by_em if is_em else _train)(run, settings, built, progress)
+    check_free(path, overwrite)
+    with held(path):
+        run = Run.create(path, settings, data_set, train.kind, built, own=model is not None, overwrite=overwrite)
+        return (fit_by_em if is_em else _train)(run, settings, built, progress)
 
 
 def resume(
@@ -123,7 +129,7 @@ def resume(
         The run, its model and data in memory.
 
     Raises:
-        LogpxError: If the folder holds no run or no state to resume from.
+        LogpxError: If the folder holds no run or no state to resume from, or another process writes to it.
     """
     run = Run.open(path, None if model is None else as_model(model), data)
     train = run.load_split("train")
@@ -131,9 +137,10 @@ def resume(
     is_built = run.model is None and not run.is_own
     built = _build(run.settings, run.load_data(), train) if is_built else _checked_model(run.build_model())
     prolonged = {name: n for name, n in {"epochs": epochs, "max_iterations": max_iterations}.items() if n is not None}
-    if prolonged:
-        run.write_settings(run.settings.override(**prolonged))
-    return (fit_by_em if run.is_em else _train)(run, run.settings, built, progress)
+    with held(run.path):
+        if prolonged:
+            run.write_settings(run.settings.override(**prolonged))
+        return (fit_by_em if run.is_em else _train)(run, run.settings, built, progress)
 
 
 def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
@@ -155,6 +162,8 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
     started = time.perf_counter() - state.seconds
     if state.step < num_steps:
         run.forget_evaluation()
+
+    due = time.perf_counter() + SAVE_EVERY
 
     with track("fit", num_steps, progress) as show, interruptible() as interrupted:
         for epoch in range(state.step // steps_per_epoch, options.epochs):
@@ -185,6 +194,10 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
                 show(state.step, state.note(epoch, options.epochs))
                 if interrupted() and state.step % steps_per_epoch:
                     break
+                if time.perf_counter() > due and state.step % steps_per_epoch:
+                    state.seconds = time.perf_counter() - started
+                    save(run, state, model, optimizer, average)
+                    due = time.perf_counter() + SAVE_EVERY
 
             state.seconds = time.perf_counter() - started
             if state.step % steps_per_epoch == 0:
@@ -195,6 +208,7 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
                 fabric.log_dict({key: row[key] for key in ("train", "valid", "learning_rate")}, step=epoch + 1)
                 show(state.step, state.note(epoch, options.epochs))
             save(run, state, model, optimizer, average)
+            due = time.perf_counter() + SAVE_EVERY
             if interrupted():
                 how = f"logpx.resume({str(run.path)!r}, model=...)" if run.is_own else f"logpx fit --resume {run.path}"
                 raise KeyboardInterrupt(f"Interrupted and saved; continue with: {how}")

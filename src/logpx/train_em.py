@@ -16,9 +16,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from .checkpoint import load_state, resuming_from, write_rows
+from .checkpoint import load_state, resuming_from, write_rows, write_state
 from .em import EMFit, EMModel, Iteration, fit_em
-from .files import write_atomically
 from .interrupt import interruptible
 from .model import as_model
 from .progress import track
@@ -92,8 +91,7 @@ def _save(run: Run, fit: EMFit[Any], seconds: dict[tuple[int, int], float]) -> N
         save_weights(fit.model.state_dict(), run.path / f"{name}.safetensors")
     write_rows(run, _rows(fit, seconds))
     # the state comes last: what a crash between them leaves undone, a resume does again
-    content = {"em": fit.state, "seconds": seconds}
-    write_atomically(run.path / "training.pt", partial(torch.save, content))
+    write_state(run, {"em": fit.state, "seconds": seconds})
 
 
 def _restore(run: Run, device: torch.device) -> tuple[dict[str, Any] | None, dict[tuple[int, int], float]]:

@@ -7,20 +7,24 @@ __all__ = ["DATA_BLOCK", "evaluate"]
 import dataclasses
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Batch, Split
+from ..data import Split
 from ..distributions import relaxation
 from ..evidence import Block, Estimator, Evidence, inspect_model
-from ..model import LatentVariableModel, as_model, call, evaluating, propose
+from ..model import LatentVariableModel, as_model, evaluating, propose
 from ..progress import track
 from ..subset import CONTROL_SAMPLES, draw_subset
 from ..utils import MEMORY_BUDGET, choose_device, chunks, generator, keyed_rng
-from .record import Asked, record_of
+from ..version import __version__
+from .memory import Memory
+from .record import Asked, describe, record_of
 from .result import Evaluation
+from .shards import Shards
 
 DATA_BLOCK = 32
 
@@ -41,6 +45,7 @@ def evaluate(
     device: str = "auto",
     memory_budget: int = MEMORY_BUDGET,
     progress: bool | None = None,
+    shards: Shards | None = None,
 ) -> Evaluation:
     """Estimates log p(x) of data under any model with the three methods, or asks a model that knows it.
 
@@ -62,8 +67,10 @@ def evaluate(
             by 8 draws for each, as control variate.
         seed: The seed of the draws.
         device: "auto" (CUDA where there is one, for a module), or a torch device.
-        memory_budget: The memory for the decoder's outputs, in bytes, as a rough guide; it changes no result.
+        memory_budget: The memory for the decoder's outputs, in bytes, as a rough guide; it changes no result. It is
+            halved where memory runs out.
         progress: Whether to show a progress bar; by default only on a terminal.
+        shards: Where finished blocks are kept, so that an evaluation that was interrupted goes on; by default nowhere.
 
     Returns:
         The record and the evidence per datum.
@@ -71,6 +78,7 @@ def evaluate(
     Raises:
         ValueError: If an option is unknown, there are no data, or a term of the model has a wrong shape, is finite
             nowhere in the first block of data, or is random because layers were left in training mode.
+        LogpxError: If memory is too short for one draw at a time.
     """
     wanted = Estimator(estimator, proposal or "encoder", num_samples, target_error, num_temperatures, schedule)
     how = _chosen(model, wanted, proposal is not None)
@@ -83,50 +91,63 @@ def evaluate(
         raise ValueError(f"The {split.name} split is empty: choose another split.")
     index = torch.arange(len(split)) if subset is None else draw_subset(subset, len(split), seed)
     target = choose_device(device if isinstance(as_model(model), nn.Module) or device != "auto" else "cpu")
-    started = time.perf_counter()
-    with _placed(model, target), evaluating(model):
-        found = [] if how.name == "exact" else inspect_model(_first_block(model, split.to(target), seed))
-        control = None if subset is None else _control(model, split, seed, target, memory_budget, progress)
-        evidence, relaxed = _estimate(model, split, index, how, seed, target, memory_budget, progress)
-    asked = Asked(model, split, how, seed, target, time.perf_counter() - started)
-    return Evaluation(record_of(asked, evidence, relaxed, control, index, found), evidence, index)
+    started, work = time.perf_counter(), _Work(model, split.to(target), target, Memory(memory_budget), progress, shards)
+    if shards is not None:
+        shards.open(_key(split, how, seed, subset, target))
+    with _placed(model, target), evaluating(model), nullcontext() if shards is None else shards.kept():
+        found = [] if how.name == "exact" else inspect_model(_block(work, torch.arange(len(split)), 0, seed))
+        relaxed = _relaxation(_block(work, index, 0, seed), split.kind)
+        control = None if subset is None else _control(work, seed)
+        evidence = _estimate(work, "data", index, how, seed)
+    seconds = time.perf_counter() - started if shards is None else shards.seconds
+    asked = Asked(model, split, how, seed, target, seconds)
+    notes = [*found, *work.memory.notes()]
+    return Evaluation(record_of(asked, evidence, relaxed, control, index, notes), evidence, index)
 
 
-def _estimate(
-    model: LatentVariableModel,
-    split: Split,
-    index: Tensor,
-    estimator: Estimator,
-    seed: int,
-    device: torch.device,
-    memory_budget: int,
-    progress: bool | None,
-) -> tuple[Evidence, str | None]:
-    blocks, relaxed = [], None
-    split = split.to(device)
-    with track("evaluate", len(index), progress) as show:
-        for number, (start, stop) in enumerate(chunks(len(index), DATA_BLOCK)):
-            batch = split.batch(index[start:stop].to(device), device)
-            if number == 0:
-                relaxed = _relaxation(model, batch, split.kind, seed)
-            block = Block(model, batch.x, batch.context, batch.mask, seed, number, memory_budget)
-            blocks.append(estimator(block).cpu())
-            show(stop, f"log p(x) {torch.cat([b.log_evidence for b in blocks]).mean():.2f} nats")
-    return Evidence.cat(blocks), relaxed
+def _key(split: Split, estimator: Estimator, seed: int, subset: int | None, device: torch.device) -> dict[str, Any]:
+    """Returns all but the model that decides the estimates of the blocks, fit for JSON."""
+    return {
+        "data": describe(split),
+        "estimator": {**dataclasses.asdict(estimator), "num_samples": estimator.size},
+        "seed": seed,
+        "subset": subset,
+        "data_block": DATA_BLOCK,
+        "device": device.type,
+        "versions": {"logpx": __version__, "torch": torch.__version__},
+    }
 
 
-def _control(
-    model: LatentVariableModel,
-    split: Split,
-    seed: int,
-    device: torch.device,
-    memory_budget: int,
-    progress: bool | None,
-) -> Evidence:
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What all passes over data share."""
+
+    model: LatentVariableModel
+    split: Split
+    device: torch.device
+    memory: Memory
+    progress: bool | None
+    shards: Shards | None
+
+
+def _estimate(work: _Work, name: str, index: Tensor, estimator: Estimator, seed: int) -> Evidence:
+    """Returns the estimates of some of the data, with those of blocks that are finished already."""
+    done = {} if work.shards is None else work.shards.read(name)
+    with track("evaluate", len(index), work.progress) as show:
+        for number, (_, stop) in enumerate(chunks(len(index), DATA_BLOCK)):
+            if number not in done:
+                done[number] = work.memory.estimate(estimator, _block(work, index, number, seed)).cpu()
+                if work.shards is not None:
+                    work.shards.add(name, number, done[number])
+            show(stop, f"log p(x) {torch.cat([b.log_evidence for b in done.values()]).mean():.2f} nats")
+    return Evidence.cat([done[number] for number in sorted(done)])
+
+
+def _control(work: _Work, seed: int) -> Evidence:
     """Estimates the ELBO of all data by a few draws of the encoder, which no other estimate shares."""
-    everything, own_seed = torch.arange(len(split)), generator(seed, "control").initial_seed()
+    everything, own_seed = torch.arange(len(work.split)), generator(seed, "control").initial_seed()
     few = Estimator("importance", num_samples=CONTROL_SAMPLES)
-    return _estimate(model, split, everything, few, own_seed, device, memory_budget, progress)[0]
+    return _estimate(work, "control", everything, few, own_seed)
 
 
 def _check_subset(estimator: Estimator, limit: int | None) -> None:
@@ -154,17 +175,18 @@ def _chosen(model: object, estimator: Estimator, is_proposal_given: bool) -> Est
     return dataclasses.replace(estimator, name="exact") if name == "auto" and is_known else estimator
 
 
-def _first_block(model: LatentVariableModel, split: Split, seed: int) -> Block:
-    device = split.values.device
-    batch = split.batch(torch.arange(min(DATA_BLOCK, len(split)), device=device), device)
-    return Block(model, batch.x, batch.context, batch.mask, seed)
+def _block(work: _Work, index: Tensor, number: int, seed: int) -> Block:
+    """Returns a block of those data that an index tells."""
+    places = index[number * DATA_BLOCK : (number + 1) * DATA_BLOCK].to(work.device)
+    batch = work.split.batch(places, work.device)
+    return Block(work.model, batch.x, batch.context, batch.mask, seed, number)
 
 
-def _relaxation(model: LatentVariableModel, batch: Batch, kind: str, seed: int) -> str | None:
+def _relaxation(block: Block, kind: str) -> str | None:
     """Asks the decoder's distribution whether it is a likelihood of such data."""
-    with keyed_rng(seed, "relaxation", device=batch.x.device):
-        z = propose(model, batch.x, context=batch.context).sample((1,))
-        return relaxation(call(model.decoder, z, context=batch.context), kind, batch.x)
+    with keyed_rng(block.seed, "relaxation", device=block.x.device):
+        z = propose(block.model, block.x, context=block.context).sample((1,))
+        return relaxation(block.decoder(z), kind, block.x)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ Where n random data stand for N, a fourth part is that of the subset: see :mod:`
 
 from __future__ import annotations
 
-__all__ = ["Asked", "record_of"]
+__all__ = ["Asked", "describe", "record_of"]
 
 import dataclasses
 import datetime
@@ -67,7 +67,7 @@ def record_of(
     how, chosen = asked.estimator, None if control is None else Subset(index, control.elbo)
     record = {
         "schema": 1,
-        "data": _describe(asked.split),
+        "data": describe(asked.split),
         "model": type(asked.model).__name__,
         "estimator": how.name,
         "proposal": _proposal_name(asked.model, how),
@@ -198,7 +198,8 @@ def _curve(evidence: Evidence, shift: float) -> dict[str, list[float]]:
     }
 
 
-def _describe(split: Split) -> dict[str, Any]:
+def describe(split: Split) -> dict[str, Any]:
+    """Returns what tells the data of a split from others, fit for JSON."""
     return {
         "name": split.data_name,
         "split": split.name,

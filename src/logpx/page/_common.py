@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["as_float", "brief", "inline", "number", "percent", "png", "render", "sentence", "with_error", "write"]
+__all__ = ["as_float", "brief", "inline", "number", "percent", "png", "render", "sentence", "with_error"]
 
 import base64
 import importlib.resources
 import io
 import math
-from pathlib import Path
 from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FunctionLoader, Undefined
 from matplotlib.figure import Figure
 
-from ..files import write_atomically
 from ..plots import numbers
 
 
@@ -58,11 +56,6 @@ def inline(figure: Figure, image: bytes) -> dict[str, str]:
     """Returns an image as a data URI, and its title as the text for those who cannot see it."""
     alt = figure.get_suptitle().replace("\n", " ").replace(r"$\hat{k}$", "k-hat")
     return {"src": "data:image/png;base64," + base64.b64encode(image).decode(), "alt": alt}
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def number(value: Any, digits: int = 2) -> str:

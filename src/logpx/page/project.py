@@ -16,9 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .. import plots
+from ..files import write_bytes
 from ..plots import numbers
 from ..project.words import samples_needed
-from ._common import inline, png, render, with_error, write
+from ._common import inline, png, render, with_error
 
 if TYPE_CHECKING:
     from ..montecarlo import Estimate
@@ -63,7 +64,7 @@ def project_page(study: Study, path: Path) -> Path:
         has_names=any(task.name for task in study.project.tasks),
         comparison=[(name, estimate, samples_needed(estimate)) for name, estimate in study.comparison.items()],
     )
-    write(path, page.encode())
+    write_bytes(path, page.encode())
     return path
 
 

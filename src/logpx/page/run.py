@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from .. import generate, plots, wording
 from ..data import Split
 from ..exact import Mixture
+from ..files import remove_leftovers, write_bytes
 from ..model import LatentVariableModel
 from ..run import Run
 from ..settings import SETTINGS_OF
 from ..utils import LogpxError, spread
 from . import levels
-from ._common import as_float, inline, number, png, render, write
+from ._common import as_float, inline, number, png, render
 from .baseline import compare, suggestion
 
 NUM_ENCODED = 500  # data that say which latents are active
@@ -72,8 +73,9 @@ def report(
     bounds = run.bounds() or {}
     figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
     images = {name: png(figure) for name, figure in figures.items()}
+    remove_leftovers(run.path)
     for name, image in images.items():
-        write(run.path / "figures" / f"{name}.png", image)
+        write_bytes(run.path / "figures" / f"{name}.png", image)
     page = _render(
         run,
         record,
@@ -89,7 +91,7 @@ def report(
         suggested=suggestion(run.path, run.config, split),
         latent_shape=tuple(model.prior().event_shape),
     )
-    write(run.path / "report.html", page.encode())
+    write_bytes(run.path / "report.html", page.encode())
     return run.path / "report.html"
 
 

@@ -6,14 +6,15 @@ read, one writes. What one of them finds wrong ends them all, and one of them sa
 
 from __future__ import annotations
 
-__all__ = ["Processes", "is_first_process", "launched"]
+__all__ = ["Processes", "is_first_process", "launched", "leave"]
 
 import logging
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -78,6 +79,20 @@ class Processes:
 def is_first_process() -> bool:
     """Returns whether this process is the only one or the first of several: the one that speaks."""
     return not (dist.is_available() and dist.is_initialized() and dist.get_rank() > 0)
+
+
+def leave(code: int) -> None:
+    """Ends this process where it is one of several; else does nothing.
+
+    At once, because threads of torch's that are still at their last message can block or abort Python's own way out.
+
+    Arguments:
+        code: The exit code.
+    """
+    if dist.is_available() and dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager
@@ -154,17 +169,19 @@ def _quiet() -> Iterator[None]:
 
 def _ended(fabric: Fabric, error: BaseException) -> BaseException:
     """Returns what ends this process after an error: the error where it is for this one to say, else silence."""
-    speaks = not dist.is_initialized() or (_speaks_first() if fabric.global_rank == 0 else _speaks_otherwise())
+    is_first = fabric.global_rank == 0
+    speaks = not dist.is_initialized() or (_speaks_first() if is_first else _speaks_otherwise())
     children: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
     for child in children:
         if not speaks:
             # it says what has happened
-            child.wait()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(PATIENCE)
         child.kill()
     # Fabric's watch would end this process because they have ended
     children.clear()
     if not speaks:
-        return SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1)
+        leave(130 if isinstance(error, KeyboardInterrupt) else 1)
     return _explained(error)
 
 
@@ -177,14 +194,15 @@ def _speaks_first() -> bool:
 
 def _speaks_otherwise() -> bool:
     """Lets the first process say it, if it does so soon or has said so and is gone."""
-    store = _get_default_store()
+    store, until = _get_default_store(), time.monotonic() + PATIENCE
     try:
-        store.wait([SPOKEN], timedelta(seconds=PATIENCE))
-    except dist.DistStoreError:
-        return _speaks_first()
+        while time.monotonic() < until:
+            if store.check([SPOKEN]):
+                return False
+            time.sleep(0.05)
     except dist.DistError:
         return False
-    return False
+    return _speaks_first()
 
 
 def _explained(error: BaseException) -> BaseException:

@@ -229,6 +229,8 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
                 how = f"logpx.resume({str(run.path)!r}, model=...)" if run.is_own else f"logpx fit --resume {run.path}"
                 raise KeyboardInterrupt(f"Interrupted and saved; continue with: {how}")
 
+    for logger in loggers:
+        logger.finalize("success")
     run.model = as_model(model)
     run.load_model()
     return run

@@ -33,6 +33,8 @@ OPTIONS = {
         "--out",
         "--overwrite",
         "--resume",
+        "--devices",
+        "--num-nodes",
         "--model",
         "--components",
         "--covariance",

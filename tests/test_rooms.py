@@ -16,7 +16,18 @@ ROOT = Path(logpx.__file__).parent
 FACADE = {"__init__", "__main__"}
 LEAVES = {"progress", "files", "forms", "lock", "wording"}
 ROOMS = [
-    *("utils", "version", *sorted(LEAVES), "data", "distributions", "likelihoods", "montecarlo", "project"),
+    *(
+        "utils",
+        "version",
+        *sorted(LEAVES),
+        "processes",
+        "shares",
+        "data",
+        "distributions",
+        "likelihoods",
+        "montecarlo",
+        "project",
+    ),
     *("model", "nn", "conditional", "vae", "adapters", "exact", "em"),
     *(
         "objectives",
@@ -38,6 +49,8 @@ ROOMS = [
 ONLY: dict[str, set[str]] = {
     **{leaf: {"utils", "version"} for leaf in LEAVES},
     "lock": {"utils", "files"},
+    "processes": {"utils"},
+    "shares": set(),
     "likelihoods": {"utils", "distributions"},
     "montecarlo": {"utils", "progress"},
     "project": {"utils", "version", "progress", "montecarlo"},

@@ -62,6 +62,7 @@ OTHER: dict[str, Any] = {
     "free_bits": 0.25,
     "epochs": 9,
     "batch_size": 11,
+    "accumulate": 2,
     "optimizer": "adamax",
     "learning_rate": 3e-4,
     "weight_decay": 0.01,

@@ -42,14 +42,14 @@ SMALL: dict[str, Any] = {"channels": (8, 8), "latent_channels": 4, "batch_size":
 def seen_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[bool, list[Batch]]]:
     """Collects the batches of a fit's steps (True) and of its validations (False)."""
     batches: dict[bool, list[Batch]] = {True: [], False: []}
-    bound = train._bound
+    forward = train._Objective.forward
 
-    def spy(objective: nn.Module, batch: Batch, beta: float) -> Tensor:
+    def spy(objective: train._Objective, batch: Batch, beta: float) -> Tensor:
         batches[objective.training].append(batch)
-        return bound(objective, batch, beta)
+        return forward(objective, batch, beta)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_bound", spy)
+        patch.setattr(train._Objective, "forward", spy)
         yield batches
 
 

@@ -152,7 +152,8 @@ class TrainSettings:
     """How the bound is maximized."""
 
     epochs: int = _setting(50, "passes over the training data")
-    batch_size: int = _setting(128, "data per step")
+    batch_size: int = _setting(128, "data per step, over all processes together")
+    accumulate: int = _setting(1, "parts in which a step's data are computed one after another, to save memory")
     optimizer: Literal["adam", "adamw", "adamax"] = _setting(
         "adam", "adam, adamw with decoupled weight decay, or adamax, whose steps heed the largest gradients"
     )
@@ -178,7 +179,7 @@ class TrainSettings:
     tensorboard: bool = _setting(False, "also write TensorBoard events (needs the tensorboard extra)")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             _require_range(name, getattr(self, name), 1)
         for name in ("learning_rate", "weight_decay", "warmup_steps", "ema"):
             _require_range(name, getattr(self, name), 0)

@@ -1,7 +1,8 @@
 """The fit loop, on Lightning Fabric: it reads from top to bottom.
 
 A fit is a function of (settings, data): batches, draws and dropout are keyed by (seed, epoch or step), so an
-interrupted run that is resumed reaches the same weights, bit for bit on one CPU, as one that was left alone.
+interrupted run that is resumed reaches the same weights, bit for bit on one CPU, as one that was left alone. Several
+processes, or several parts of a batch, compute the same step to rounding; what one decides, all decide.
 """
 
 from __future__ import annotations
@@ -12,29 +13,31 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from . import objectives
-from .checkpoint import WeightAverage, restore, save, save_epoch
+from .checkpoint import State, WeightAverage, restore, save, save_epoch
 from .data import Batch, DataSet, Split, load_data
 from .data.catalogue import CATALOGUE, PREFIX
 from .interrupt import interruptible
 from .lock import held
 from .model import as_model, call, evaluating
+from .processes import Processes, launched
 from .progress import track
 from .run import Run, check_free
 from .settings import ObjectiveSettings, Settings, TrainSettings
+from .shares import Draw, random_draws, shares_of
 from .train_em import fit_by_em
-from .utils import LogpxError, choose_device, generator, keyed_rng, num_at_once
+from .utils import LogpxError, choose_device, chunks, generator, keyed_rng, num_at_once
 from .weights import build_model, check_given
 
 VALIDATION_BATCH = 500
@@ -51,6 +54,8 @@ def fit(
     settings: Settings | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
     **overrides: Any,
 ) -> Run:
     """Fits a latent-variable model to data and keeps the result in a run folder.
@@ -68,6 +73,9 @@ def fit(
         settings: Full settings, in place of a recipe.
         overwrite: Whether an earlier run in the folder may be replaced.
         progress: Whether to show a progress bar; by default only on a terminal.
+        devices: How many processes each machine has, each with a device of its own; by default 1, or as many as
+            torchrun has started. They change how a result is computed, not what it is. A script is run by each of them.
+        num_nodes: How many machines, likewise; all see the run folder.
         overrides: Single settings by name, such as `epochs=3` or `latent_dim=2`.
 
     Returns:
@@ -86,24 +94,29 @@ def fit(
         overrides, model = {"model": model, **overrides}, None
     settings = (settings or Settings.from_recipe(name, recipe)).override(**{"name": name, **overrides})
     is_em = model is None and settings.model.model != "vae"
-    data_set = data if isinstance(data, DataSet) else _load(settings)
-    train = data_set.split("train", settings.data.binarization, settings.data.data_seed)
-    if settings.data.flip and not is_em:
-        # refused here, before an earlier run is removed
-        data_set.split("train", flip=True)
-    built = _checked_model(model) if model is not None else _build(settings, data_set, train)
-    if is_em:
-        _rehearse_em(built, settings, data_set, train)
-    else:
-        check_given(overrides, settings, train.kind, is_own=model is not None)
-        _check_batches(built, len(train), settings.train.batch_size)
-        _rehearse(built, settings, data_set, train)
-    stem = f"{Path(name).stem}-{settings.model.model}" if is_em else Path(name).stem
-    path = Path(out or Path("runs") / stem)
-    check_free(path, overwrite)
-    with held(path):
-        run = Run.create(path, settings, data_set, train.kind, built, own=model is not None, overwrite=overwrite)
-        return (fit_by_em if is_em else _train)(run, settings, built, progress)
+    with launched(settings.device, devices, num_nodes, _precision(settings)) as processes:
+        data_set = data if isinstance(data, DataSet) else processes.first_first(partial(_load, settings))
+        train = data_set.split("train", settings.data.binarization, settings.data.data_seed)
+        if settings.data.flip and not is_em:
+            # refused here, before an earlier run is removed
+            data_set.split("train", flip=True)
+        built = _checked_model(model) if model is not None else _build(settings, data_set, train)
+        if is_em:
+            _rehearse_em(built, settings, data_set, train, processes)
+        else:
+            check_given(overrides, settings, train.kind, is_own=model is not None)
+            _check_batches(built, len(train), settings.train.batch_size)
+            _rehearse(built, settings, data_set, train, processes)
+        stem = f"{Path(name).stem}-{settings.model.model}" if is_em else Path(name).stem
+        path, own = Path(out or Path("runs") / stem), model is not None
+        processes.by_first(partial(check_free, path, overwrite))
+        with _held(path, processes):
+            create = partial(Run.create, path, settings, data_set, train.kind, built, own=own, overwrite=overwrite)
+            processes.by_first(create)
+            run = Run(path, as_model(built) if own else None, data_set)
+            if is_em:
+                return fit_by_em(run, settings, built, progress)
+            return _train(run, settings, built, progress, processes)
 
 
 def resume(
@@ -114,6 +127,8 @@ def resume(
     epochs: int | None = None,
     max_iterations: int | None = None,
     progress: bool | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
 ) -> Run:
     """Continues a fit from its last saved state, to the weights that it would have reached uninterrupted.
 
@@ -124,6 +139,8 @@ def resume(
         epochs: Another number of epochs, to prolong a fit.
         max_iterations: Another largest number of iterations of EM, likewise.
         progress: Whether to show a progress bar; by default only on a terminal.
+        devices: How many processes each machine has, as for :func:`fit`; not necessarily as many as before.
+        num_nodes: How many machines, likewise.
 
     Returns:
         The run, its model and data in memory.
@@ -132,67 +149,86 @@ def resume(
         LogpxError: If the folder holds no run or no state to resume from, or another process writes to it.
     """
     run = Run.open(path, None if model is None else as_model(model), data)
-    train = run.load_split("train")
-    # where nothing was saved yet, the weights start as those of the fit did: from the data's mean, too
-    is_built = run.model is None and not run.is_own
-    built = _build(run.settings, run.load_data(), train) if is_built else _checked_model(run.build_model())
-    prolonged = {name: n for name, n in {"epochs": epochs, "max_iterations": max_iterations}.items() if n is not None}
-    with held(run.path):
-        if prolonged:
-            run.write_settings(run.settings.override(**prolonged))
-        return (fit_by_em if run.is_em else _train)(run, run.settings, built, progress)
+    with launched(run.settings.device, devices, num_nodes, _precision(run.settings)) as processes:
+        train = processes.first_first(partial(run.load_split, "train"))
+        # where nothing was saved yet, the weights start as those of the fit did: from the data's mean, too
+        is_built = run.model is None and not run.is_own
+        built = _build(run.settings, run.load_data(), train) if is_built else _checked_model(run.build_model())
+        given = {"epochs": epochs, "max_iterations": max_iterations}
+        with _held(run.path, processes):
+            if prolonged := {name: number for name, number in given.items() if number is not None}:
+                processes.by_first(partial(run.write_settings, run.settings.override(**prolonged)))
+            if run.is_em:
+                _require_one_process(run.settings, processes)
+                return fit_by_em(run, run.settings, built, progress)
+            _require_divisible(built, run.settings, train, processes)
+            return _train(run, run.settings, built, progress, processes)
 
 
-def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None) -> Run:
-    options = settings.train
-    device = choose_device(settings.device).type
-    fabric = Fabric(accelerator=device, devices=1, plugins=_precision(options, device), loggers=_loggers(run, options))
-    fabric.launch()
+def _held(path: Path, processes: Processes) -> AbstractContextManager[None]:
+    """Within the block the first process alone writes to the run folder."""
+    return held(path) if processes.is_first else nullcontext()
+
+
+def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None, processes: Processes) -> Run:
+    options, fabric = settings.train, processes.fabric
+    loggers = _loggers(run, options) if processes.is_first else []
     objective = _Objective(model, settings.objective)
     plain = _Objective(model, dataclasses.replace(settings.objective, free_bits=0.0))
     optimizer = _optimizer(model, options)
     step_module, step_optimizer = fabric.setup(objective, optimizer)
     average = WeightAverage(model, options.ema)
     state = restore(run, model, optimizer, average)
+    keep = partial(_save, processes, run, state, model, optimizer, average)
 
     train = run.split_of(run.load_data(), "train", flip=settings.data.flip).to(fabric.device)
     valid = None if options.validate_on == "none" else run.load_split(options.validate_on).to(fabric.device)
     steps_per_epoch = math.ceil(len(train) / options.batch_size)
     num_steps = options.epochs * steps_per_epoch
+    draws = _draws(objective, train, settings, processes)
     started = time.perf_counter() - state.seconds
     if state.step < num_steps:
-        run.forget_evaluation()
+        processes.by_first(run.forget_evaluation)
 
     due = time.perf_counter() + SAVE_EVERY
 
-    with track("fit", num_steps, progress) as show, interruptible() as interrupted:
+    with track("fit", num_steps, progress if processes.is_first else False) as show, interruptible() as interrupted:
         for epoch in range(state.step // steps_per_epoch, options.epochs):
             if options.patience is not None and epoch - state.best_epoch >= options.patience:
                 break
             model.train()
-            for batch in _rest_of_epoch(train.epoch(epoch), settings, epoch, state.step - epoch * steps_per_epoch):
+            values = train.epoch(epoch)
+            for index in _rest_of_epoch(len(train), settings, epoch, state.step - epoch * steps_per_epoch):
                 beta = _beta(settings.objective, state.step / steps_per_epoch)
                 learning_rate = _learning_rate(options, state.step, num_steps)
                 _set_learning_rate(optimizer, learning_rate)
 
-                with keyed_rng(settings.seed, "train", state.step, device=fabric.device):
-                    bound = _bound(step_module, batch, beta).mean()
                 optimizer.zero_grad(set_to_none=True)
-                fabric.backward(-bound)
+                shares = shares_of(len(index), processes.rank, processes.count, options.accumulate)
+                bound = torch.zeros((), device=fabric.device)
+                for share in shares:
+                    batch = values.batch(index[share.start : share.stop], fabric.device)
+                    with fabric.no_backward_sync(step_module, enabled=share is not shares[-1]):
+                        with keyed_rng(settings.seed, "train", state.step, device=fabric.device), share.noise(draws):
+                            part = step_module(batch, beta).mean() * share.weight
+                        # Fabric averages the gradients of the processes, but the bound is their sum
+                        fabric.backward(-part * processes.count)
+                    bound += part.detach()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm or math.inf)
 
-                if math.isfinite(value := bound.item()) and math.isfinite(norm.item()):
+                [value] = processes.sums([bound.item()])
+                if math.isfinite(value) and math.isfinite(norm.item()):
                     step_optimizer.step()
                     average.update()
-                    state.add(value, len(batch.x))
+                    state.add(value, len(index))
                 else:
                     if options.on_nonfinite == "stop":
-                        save(run, state, model, optimizer, average)
-                        raise LogpxError(_nonfinite(run, batch, epoch, state.step, value))
+                        keep()
+                        raise LogpxError(_nonfinite(run, index, epoch, state.step, value))
                     state.skipped += 1
                 state.step += 1
                 show(state.step, state.note(epoch, options.epochs))
-                if interrupted() and state.step % steps_per_epoch:
+                if processes.any(interrupted()) and state.step % steps_per_epoch:
                     break
                 if time.perf_counter() > due and state.step % steps_per_epoch:
                     state.seconds = time.perf_counter() - started
@@ -202,24 +238,38 @@ def _train(run: Run, settings: Settings, model: nn.Module, progress: bool | None
             state.seconds = time.perf_counter() - started
             if state.step % steps_per_epoch == 0:
                 with average.in_place():
-                    valid_bound = _validate(plain, valid, settings.seed, fabric.device)
+                    valid_bound = _validate(plain, valid, settings.seed, processes)
                 row = state.finish_epoch(epoch + 1, valid_bound, learning_rate, beta)
-                save_epoch(run, state, average, chooses=options.validate_on == "valid" and bool(valid))
-                fabric.log_dict({key: row[key] for key in ("train", "valid", "learning_rate")}, step=epoch + 1)
+                chooses = options.validate_on == "valid" and bool(valid)
+                processes.by_first(partial(save_epoch, run, state, average, chooses))
+                state.best, state.best_epoch = processes.from_first((state.best, state.best_epoch))
+                for logger in loggers:
+                    logger.log_metrics({key: row[key] for key in ("train", "valid", "learning_rate")}, step=epoch + 1)
                 show(state.step, state.note(epoch, options.epochs))
-            save(run, state, model, optimizer, average)
+            keep()
             due = time.perf_counter() + SAVE_EVERY
-            if interrupted():
+            if processes.any(interrupted()):
                 how = f"logpx.resume({str(run.path)!r}, model=...)" if run.is_own else f"logpx fit --resume {run.path}"
                 raise KeyboardInterrupt(f"Interrupted and saved; continue with: {how}")
 
+    for logger in loggers:
+        logger.finalize("success")
     run.model = as_model(model)
     run.load_model()
     return run
 
 
+def _save(
+    processes: Processes, run: Run, state: State, model: nn.Module, optimizer: Optimizer, average: WeightAverage
+) -> None:
+    processes.by_first(partial(save, run, state, model, optimizer, average))
+
+
 class _Objective(nn.Module):
-    """The objective as a module, so that Fabric can wrap it: a batch in, the bound per datum out, in nats."""
+    """The objective as a module, so that Fabric can wrap it: a batch in, the bound per datum out, in nats.
+
+    It is NaN where a model's distributions refuse their parameters as invalid.
+    """
 
     def __init__(self, model: nn.Module, settings: ObjectiveSettings) -> None:
         super().__init__()
@@ -231,32 +281,56 @@ class _Objective(nn.Module):
         self.bound = partial(getattr(objectives, settings.bound), model, **options)
 
     def forward(self, batch: Batch, beta: float) -> Tensor:
-        value: Tensor = self.bound(batch.x, beta=beta, context=batch.context, mask=batch.mask)
+        try:
+            value: Tensor = self.bound(batch.x, beta=beta, context=batch.context, mask=batch.mask)
+        except ValueError as error:
+            if "invalid values" not in str(error):
+                raise
+            return self._undefined(len(batch.x))
         return value
 
-
-def _bound(objective: nn.Module, batch: Batch, beta: float) -> Tensor:
-    """Returns the bound per datum, in nats; NaN where a model's distributions refuse their parameters as invalid."""
-    try:
-        bound: Tensor = objective(batch, beta)
-    except ValueError as error:
-        if "invalid values" not in str(error):
-            raise
-        return batch.x.new_full((len(batch.x),), math.nan).requires_grad_()
-    return bound
+    def _undefined(self, size: int) -> Tensor:
+        """Returns NaN as a function of all parameters: other processes wait for the gradient of each."""
+        zero = sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
+        return (zero + math.nan).expand(size)
 
 
 @torch.no_grad()
-def _validate(objective: _Objective, split: Split | None, seed: int, device: torch.device) -> float:
+def _validate(objective: _Objective, split: Split | None, seed: int, processes: Processes) -> float:
     """Returns the mean bound of the split's data at beta 1, in nats, by the same draws each time; NaN without data."""
     if split is None or len(split) == 0:
         return math.nan
     objective.eval()
-    total, size = 0.0, _validated_at_once(objective, split, seed, device)
-    for block, batch in enumerate(split.batches(size, device=device)):
+    device = processes.fabric.device
+    blocks = list(chunks(len(split), _validated_at_once(objective, split, seed, device)))
+    sums = [0.0] * len(blocks)
+    for block in range(processes.rank, len(blocks), processes.count):
+        batch = split.batch(torch.arange(*blocks[block]), device)
         with keyed_rng(seed, "validate", block, device=device):
-            total += _bound(objective, batch, 1.0).double().sum().item()
-    return total / len(split)
+            sums[block] = objective(batch, 1.0).double().sum().item()
+    return sum(processes.sums(sums)) / len(split)
+
+
+def _draws(objective: nn.Module, split: Split, settings: Settings, processes: Processes) -> list[Draw] | None:
+    """Returns what a step draws at random, where its batch is divided over processes or parts; else None."""
+    if processes.count * settings.train.accumulate == 1:
+        return None
+    objective.train()
+    return random_draws(partial(_rehearsed, objective, split, settings, processes))
+
+
+def _rehearsed(objective: nn.Module, split: Split, settings: Settings, processes: Processes, num_data: int) -> Tensor:
+    """Returns the mean bound of a few data, computed as in a step; nothing else changes."""
+    device = split.values.device
+    buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
+    batch = split.batch(torch.arange(num_data) % len(split), device)
+    with keyed_rng(settings.seed, "rehearsal", device=device), processes.fabric.autocast():
+        bound: Tensor = objective(batch, settings.objective.beta).mean()
+    for buffer, before in buffers:
+        # to write to one that has not changed would spoil the gradient
+        if not torch.equal(buffer, before):
+            buffer.copy_(before)
+    return bound
 
 
 def _validated_at_once(objective: _Objective, split: Split, seed: int, device: torch.device) -> int:
@@ -272,11 +346,11 @@ def _validated_at_once(objective: _Objective, split: Split, seed: int, device: t
         return min(VALIDATION_BATCH, num_at_once(call(model.decoder, z, context=context)))
 
 
-def _rest_of_epoch(split: Split, settings: Settings, epoch: int, done: int) -> Iterator[Batch]:
-    """Yields the batches of an epoch after those that are done, in an order that seed and epoch decide."""
-    order = torch.randperm(len(split), generator=generator(settings.seed, "order", epoch))
+def _rest_of_epoch(num_data: int, settings: Settings, epoch: int, done: int) -> Iterator[Tensor]:
+    """Yields the data of the batches of an epoch after those that are done, in an order that seed and epoch decide."""
+    order = torch.randperm(num_data, generator=generator(settings.seed, "order", epoch))
     size = settings.train.batch_size
-    return split.batches(size, device=split.values.device, order=order[done * size :])
+    return iter(order[done * size :].split(size))
 
 
 def _beta(settings: ObjectiveSettings, epochs_done: float) -> float:
@@ -309,9 +383,11 @@ def _optimizer(model: nn.Module, options: TrainSettings) -> Optimizer:
     return kind(parameters, **rates, fused=True)
 
 
-def _precision(options: TrainSettings, device: str) -> Precision:
+def _precision(settings: Settings) -> Precision:
     """Returns the precision as an object, because of one that it is told by name Lightning prints a line."""
-    return MixedPrecision("bf16-mixed", device) if options.precision == "bf16-mixed" else Precision()
+    if settings.train.precision == "bf16-mixed":
+        return MixedPrecision("bf16-mixed", choose_device(settings.device).type)
+    return Precision()
 
 
 def _loggers(run: Run, options: TrainSettings) -> list[Any]:
@@ -365,7 +441,7 @@ def _checked_model(model: object) -> nn.Module:
     return model
 
 
-def _rehearse(model: nn.Module, settings: Settings, data: DataSet, train: Split) -> None:
+def _rehearse(model: nn.Module, settings: Settings, data: DataSet, train: Split, processes: Processes) -> None:
     """Does once what each step does, so that what cannot be is refused before an earlier run is removed."""
     if settings.train.patience is not None and (settings.train.validate_on != "valid" or not len(data.parts["valid"])):
         raise ValueError("patience needs validation data to judge by: set validate_on valid and num_valid above 0.")
@@ -375,19 +451,51 @@ def _rehearse(model: nn.Module, settings: Settings, data: DataSet, train: Split)
     WeightAverage(model, settings.train.ema)
     with evaluating(as_model(model)), keyed_rng(settings.seed, "rehearsal"):
         batch = train.batch(torch.arange(min(len(train), settings.train.batch_size)))
-        _bound(_Objective(model, settings.objective), batch, settings.objective.beta)
+        _Objective(model, settings.objective)(batch, settings.objective.beta)
+    _require_divisible(model, settings, train, processes)
 
 
-def _rehearse_em(model: nn.Module, settings: Settings, data: DataSet, train: Split) -> None:
+def _rehearse_em(model: nn.Module, settings: Settings, data: DataSet, train: Split, processes: Processes) -> None:
     """Refuses likewise what EM cannot do; its steps suit all data of the model's kind."""
+    _require_one_process(settings, processes)
     _require_data(data, {"train"})
     choose_device(settings.device)
+
+
+def _require_one_process(settings: Settings, processes: Processes) -> None:
+    if processes.count > 1:
+        raise ValueError(
+            f"Model {settings.model.model} is fitted by expectation maximization, by one process, but "
+            f"{processes.count} were asked for: leave devices and num_nodes at 1."
+        )
 
 
 def _require_data(data: DataSet, parts: set[str]) -> None:
     for name in parts:
         if not len(data.parts[name]):
             raise ValueError(f"The {name} part of {data.name!r} is empty, but is needed: give data with a {name} part.")
+
+
+def _require_divisible(model: nn.Module, settings: Settings, train: Split, processes: Processes) -> None:
+    """Refuses a model whose batches cannot be divided, where they are to be."""
+    if processes.count * settings.train.accumulate == 1:
+        return
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise ValueError(
+            "Batch normalization needs whole batches, but each is divided by devices, num_nodes or accumulate: choose "
+            "another normalization, such as group, or leave them at 1."
+        )
+    objective = _Objective(model, settings.objective)
+    _draws(objective, train, settings, processes)
+    bound = _rehearsed(objective, train, settings, processes, 1)
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(bound, list(own.values()), allow_unused=True)
+    unused = [name for name, gradient in zip(own, gradients, strict=True) if gradient is None]
+    if unused and processes.count > 1:
+        raise ValueError(
+            f"Several processes wait for the gradient of every parameter, but the bound does not depend on "
+            f"{', '.join(unused)}: freeze them (requires_grad_(False)), or fit by one process."
+        )
 
 
 def _check_batches(model: nn.Module, num_data: int, batch_size: int) -> None:
@@ -400,8 +508,8 @@ def _check_batches(model: nn.Module, num_data: int, batch_size: int) -> None:
         )
 
 
-def _nonfinite(run: Run, batch: Batch, epoch: int, step: int, bound: float) -> str:
-    shown = ", ".join(str(i) for i in batch.index[:8].tolist()) + (", ..." if len(batch.index) > 8 else "")
+def _nonfinite(run: Run, index: Tensor, epoch: int, step: int, bound: float) -> str:
+    shown = ", ".join(str(i) for i in index[:8].tolist()) + (", ..." if len(index) > 8 else "")
     return (
         f"The bound ({bound:.6g} nats) or its gradient is not finite in epoch {epoch + 1}, step {step + 1}, on "
         f"training data {shown}: the last good weights are saved in {run.path}; fit again with a lower learning rate, "

@@ -37,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     name = options.pop("subcommand")
-    return _run(COMMANDS[name].function, options[name])
+    code = _run(COMMANDS[name].function, options[name])
+    if "logpx.processes" in sys.modules:
+        from ..processes import leave
+
+        leave(code)
+    return code
 
 
 def _run(function: Callable[[Namespace], None], options: Namespace) -> int:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def _fit(options: Namespace) -> None:
     given = {name: value for name, value in vars(options).items() if name not in FIT_OPTIONS}
+    how = {"devices": options.devices, "num_nodes": options.num_nodes}
     if options.resume is not None:
-        _resume(options, given)
+        _resume(options, given, how)
         return
     if options.data is None and options.config is None and not options.print_config:
         raise UsageError("fit needs data: logpx fit digits, or another name, a .npy or .npz file, or a folder.")
@@ -32,7 +33,7 @@ def _fit(options: Namespace) -> None:
         return
     from ..train import fit
 
-    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite, **given)
+    run = fit(settings.data.name, settings=settings, out=options.out, overwrite=options.overwrite, **how, **given)
     _fitted(run)
 
 
@@ -47,17 +48,21 @@ def _settings(options: Namespace, given: dict[str, Any]) -> Settings:
     return settings.override(**given)
 
 
-def _resume(options: Namespace, given: dict[str, Any]) -> None:
+def _resume(options: Namespace, given: dict[str, Any], how: dict[str, Any]) -> None:
     if options.data is not None or set(given) - {"epochs", "max_iterations"}:
         raise UsageError(
             "--resume takes no data and no settings but --epochs (or --max-iterations, for EM): the run has its own."
         )
     from ..train import resume
 
-    _fitted(resume(options.resume, **given))
+    _fitted(resume(options.resume, **how, **given))
 
 
 def _fitted(run: Run) -> None:
+    from ..processes import is_first_process
+
+    if not is_first_process():
+        return
     (_print_em if run.is_em else _print_bound)(run)
     print(f"Next: logpx evaluate {run.path}")
 
@@ -94,6 +99,8 @@ def _add_fit(parser: ArgumentParser) -> None:
     parser.add_argument("--out", help="run folder; by default runs/ and the name of the data (and of the model)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
+    parser.add_argument("--devices", type=int, metavar="N", help="processes per machine, each with a device of its own")
+    parser.add_argument("--num-nodes", type=int, metavar="M", help="machines; torchrun and SLURM launches work, too")
     for field in dataclasses.fields(Settings):
         if field.name not in SECTIONS:
             _add_setting(parser, field, get_type_hints(Settings)[field.name])
@@ -105,7 +112,7 @@ def _add_fit(parser: ArgumentParser) -> None:
                 _add_setting(group, field, hints[field.name])
 
 
-FIT_OPTIONS = ("data", "recipe", "config", "print_config", "out", "overwrite", "resume")
+FIT_OPTIONS = ("data", "recipe", "config", "print_config", "out", "overwrite", "resume", "devices", "num_nodes")
 
 
 def _add_setting(group: Any, field: dataclasses.Field[Any], hint: Any) -> None:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from logpx import train
 from logpx.data import DataSet, Split
 from logpx.likelihoods import LIKELIHOODS
+from logpx.train import loop
 
 TINY: dict[str, Any] = {"hidden": (16,), "latent_dim": 2, "epochs": 3}
 TINY_WORDS = ["--hidden", "16", "--latent-dim", "2", "--epochs", "3"]
@@ -106,7 +106,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, *steps: int, number: int = signal
 
         yield show
 
-    monkeypatch.setattr(train, "track", track)
+    monkeypatch.setattr(loop, "track", track)
 
 
 def weights(run: Path, name: str = "best") -> dict[str, Tensor]:

@@ -183,7 +183,7 @@ def test_a_fit_that_is_killed_at_any_moment_is_resumed_to_the_same_bits(
     for number in range(20):
         run = tmp_path / str(number)
         # every second one is saved on the way through its epochs
-        often = "import logpx.train as train; train.SAVE_EVERY = 0.02" if number % 2 else ""
+        often = "import logpx.train.loop as loop; loop.SAVE_EVERY = 0.02" if number % 2 else ""
         moment = moments.random() * whole.seconds
         killed = zygote.killed_after(moment, "fit", data, *FIT, "--out", run, before=often)
         num_killed += killed.code == -signal.SIGKILL

@@ -24,7 +24,8 @@ from logpx.data import DataSet
 from logpx.processes import Processes, launched
 from logpx.settings import Settings
 from logpx.shares import Share, random_draws, shares_of
-from logpx.train import _require_one_process, fit, resume
+from logpx.train import fit, resume
+from logpx.train.refusals import require_one_process
 from logpx.utils import keyed_rng
 
 # 1,257 training data in 20 steps; the last batch has 22, the others 65, so that two processes have uneven shares.
@@ -275,7 +276,7 @@ def restored_step(path: Path) -> int:
 def test_what_several_processes_cannot_do_is_refused() -> None:
     two = cast(Processes, SimpleNamespace(count=2, rank=0))
     with pytest.raises(ValueError, match="Model ppca is fitted by expectation maximization, by one process, but 2"):
-        _require_one_process(Settings().override(model="ppca"), two)
+        require_one_process(Settings().override(model="ppca"), two)
     with pytest.raises(ValueError, match="devices must be 1 or more, but is 0"), launched("cpu", devices=0):
         pass
 

@@ -30,7 +30,10 @@ from helpers import (
 from torch import Tensor, nn
 
 import logpx
-from logpx import Batch, DataSet, Run, Settings, train
+from logpx import Batch, DataSet, Run, Settings
+from logpx.train import calls
+from logpx.train.calls import mean_of
+from logpx.train.step import Objective, make_optimizer
 from logpx.utils import keyed_rng
 from logpx.weights import build_model
 
@@ -42,14 +45,14 @@ SMALL: dict[str, Any] = {"channels": (8, 8), "latent_channels": 4, "batch_size":
 def seen_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[bool, list[Batch]]]:
     """Collects the batches of a fit's steps (True) and of its validations (False)."""
     batches: dict[bool, list[Batch]] = {True: [], False: []}
-    forward = train._Objective.forward
+    forward = Objective.forward
 
-    def spy(objective: train._Objective, batch: Batch, beta: float) -> Tensor:
+    def spy(objective: Objective, batch: Batch, beta: float) -> Tensor:
         batches[objective.training].append(batch)
         return forward(objective, batch, beta)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Objective, "forward", spy)
+        patch.setattr(Objective, "forward", spy)
         yield batches
 
 
@@ -185,7 +188,7 @@ def test_adamax_and_half_precision_improve_resume_and_keep_weights_in_float32(
 def test_adamax_is_that_of_torch() -> None:
     model = nn.Linear(2, 2)
     options = Settings().override(optimizer="adamax", learning_rate=0.03, weight_decay=0.2).train
-    optimizer = train._optimizer(model, options)
+    optimizer = make_optimizer(model, options)
     assert type(optimizer) is torch.optim.Adamax
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.03, 0.2)
 
@@ -277,9 +280,9 @@ def test_the_mean_of_the_data_is_taken_in_batches_of_any_size(kind: Any, monkeyp
     means = []
     for size in (7, 500, 5000):
         with monkeypatch.context() as patch:
-            patch.setattr(train, "VALIDATION_BATCH", size)
+            patch.setattr(calls, "MEAN_BATCH", size)
             sizes = spied_sizes(patch, split)
-            means.append(train._mean(split))
+            means.append(mean_of(split))
         assert max(sizes) == min(size, 1203)
         assert means[-1].dtype == torch.float32 and means[-1].shape == split.event_shape
         assert torch.allclose(means[-1].double(), scaled.mean(0), rtol=2e-7, atol=1e-8)

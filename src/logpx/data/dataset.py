@@ -142,11 +142,22 @@ class Split:
         order = torch.arange(len(self)) if order is None else order
         for start, stop in chunks(len(order), size):
             batch = self.batch(order[start:stop], device)
-            if isinstance(self.values, Rows):
-                # the system fetches the next batch while this one is in use
-                check_index(order[stop : stop + size], len(self))
-                self.values.announce(order[stop : stop + size])
+            self.announce(order[stop : stop + size])
             yield batch
+
+    def announce(self, index: Tensor) -> None:
+        """Says that some data will be asked for soon: the system fetches those on disk while others are in use.
+
+        Arguments:
+            index: Their positions in the split, of shape (B,), int64.
+
+        Raises:
+            TypeError: If the index is not int64.
+            ValueError: If it is not of shape (B,) or points outside the split.
+        """
+        if isinstance(self.values, Rows):
+            check_index(index, len(self))
+            self.values.announce(index)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 from helpers import Toy, command, contents, environment, metrics, picture_data, toy_data, weights
+from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Gamma, Normal
@@ -25,7 +26,7 @@ from logpx.processes import Processes, launched
 from logpx.settings import Settings
 from logpx.shares import Share, random_draws, shares_of
 from logpx.train import fit, resume
-from logpx.train.refusals import require_one_process
+from logpx.train.refusals import require_divisible, require_one_process
 from logpx.utils import keyed_rng
 
 # 1,257 training data in 20 steps; the last batch has 22, the others 65, so that two processes have uneven shares.
@@ -279,6 +280,14 @@ def test_what_several_processes_cannot_do_is_refused() -> None:
         require_one_process(Settings().override(model="ppca"), two)
     with pytest.raises(ValueError, match="devices must be 1 or more, but is 0"), launched("cpu", devices=0):
         pass
+    model = Toy()
+    model.idle = nn.Parameter(torch.zeros(2))
+    data, fabric = toy_data(), Fabric(accelerator="cpu", devices=1)
+    two = cast(Processes, SimpleNamespace(count=2, rank=0, fabric=fabric))
+    with pytest.raises(ValueError, match="the bound does not depend on idle: freeze them"):
+        require_divisible(model, Settings(), data.split("train"), two)
+    model.idle.requires_grad_(False)
+    require_divisible(model, Settings(), data.split("train"), two)
 
 
 def test_batches_that_cannot_be_divided_are_refused_before_a_run_is_made(tmp_path: Path) -> None:

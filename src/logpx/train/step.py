@@ -67,6 +67,8 @@ class Step:
         self.objective = Objective(model, settings.objective)
         self.optimizer = make_optimizer(model, settings.train)
         self.module, self.stepper = processes.fabric.setup(self.objective, self.optimizer)
+        # Fabric's wrapper looks through every argument for tensors to convert, which one process can spare
+        self.forward = self.module if processes.count > 1 else self.objective
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.draws = draws_of_a_step(self.objective, split, settings, processes)
 
@@ -94,9 +96,9 @@ class Step:
         return bound.item()
 
     def _mean(self, batch: Batch, share: Share, number: int, beta: float) -> Tensor:
-        device = self.processes.fabric.device
-        with keyed_rng(self.settings.seed, "train", number, device=device), share.noise(self.draws):
-            bound: Tensor = self.module(batch, beta)
+        fabric, seed = self.processes.fabric, self.settings.seed
+        with keyed_rng(seed, "train", number, device=fabric.device), share.noise(self.draws), fabric.autocast():
+            bound: Tensor = self.forward(batch, beta)
         return bound.mean()
 
     def norm(self) -> float:

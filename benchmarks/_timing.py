@@ -65,6 +65,7 @@ def show(seconds: Mapping[str, list[float]], ours: str, unit: str, per: float = 
 
 def goal(number: int | str, text: str, value: float, limit: float, at_most: bool = True) -> dict[str, Any]:
     """Says whether a goal is met, and returns what was measured."""
+    value = float(value)
     is_met = value <= limit if at_most else value >= limit
     print(f"({number}) {text}: {value:.3g}, goal {'at most' if at_most else 'at least'} {limit:g}: ", end="")
     print("met" if is_met else "MISSED")
@@ -85,7 +86,7 @@ def write(path: Path | None, record: Mapping[str, Any]) -> None:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**where, **record}, indent=1) + "\n")
+    path.write_text(json.dumps({**where, **record}, indent=1, default=float) + "\n")
 
 
 def processor() -> str:

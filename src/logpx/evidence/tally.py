@@ -5,6 +5,9 @@ from __future__ import annotations
 __all__ = ["SAMPLE_BLOCK", "Tally", "is_random", "rows_at_once", "tally"]
 
 import dataclasses
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from torch.distributions import Distribution
 
 from ..model import Terms, observed_log_prob
 from ..montecarlo import LogMeanAccumulator
+from ..montecarlo.draws import map_blocks
 from ..utils import COPIES, chunks, keyed_rng, num_at_once, rng_state
 from .block import Block
 from .results import Evidence
@@ -19,6 +23,8 @@ from .results import Evidence
 SAMPLE_BLOCK = 128
 PARTS_AT_ONCE = 8
 RANDOM_BLOCK = 8
+# The memory for the draws of parts that are weighed at the same time, in bytes, as a rough guide.
+MEMORY_OF_DRAWS = 2**27
 # In bytes: the C library looks at blocks of less than 32 MiB.
 FREED = 2**25 - 2**16
 
@@ -111,19 +117,82 @@ def tally(block: Block, q: Distribution, num_samples: int, *key: int | str) -> T
         key: What the draws are for.
     """
     _keep_freed_memory()
-    sums, rows, waiting, name = Tally.empty(block.x), 0, list[Tensor](), ("evidence", block.number, *key)
-    for part, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
-        with keyed_rng(block.seed, *name, part, device=block.x.device):
-            z = q.sample(torch.Size((stop - start,)))
-        rows = rows or rows_at_once(block, z[:1])
-        terms = _weighed(block, z, q, rows, *name, part)
+    name = ("evidence", block.number, *key)
+    parts = _parts(block, q, num_samples, name)
+    first = next(parts)
+    how = _How.of(block, q, first.z, name)
+    sums, waiting = Tally.empty(block.x), list[Tensor]()
+    for terms in map_blocks(how.weigh, chain([first], parts), how.num_workers):
         sums.add_costs(terms)
         waiting.append(terms.log_weights)
         # sorting out the largest weights of many draws at once takes a fraction of the time
-        if len(waiting) == PARTS_AT_ONCE or stop == num_samples:
+        if len(waiting) == PARTS_AT_ONCE:
             sums.weights.update(torch.cat(waiting))
             waiting.clear()
+    if waiting:
+        sums.weights.update(torch.cat(waiting))
     return sums
+
+
+class _Part(NamedTuple):
+    number: int
+    z: Tensor
+
+
+def _parts(block: Block, q: Distribution, num_samples: int, name: tuple[int | str, ...]) -> Iterator[_Part]:
+    for number, (start, stop) in enumerate(chunks(num_samples, SAMPLE_BLOCK)):
+        with keyed_rng(block.seed, *name, number, device=block.x.device):
+            z = q.sample(torch.Size((stop - start,)))
+        yield _Part(number, z)
+
+
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """How parts of the draws are weighed: how many are decoded at once, and by how many threads.
+
+    A thread that has a part to itself need not wait for others after every operation, as the threads within one do.
+    """
+
+    block: Block
+    q: Distribution
+    name: tuple[int | str, ...]
+    rows: int
+    is_random: bool
+    num_workers: int
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, block: Block, q: Distribution, z: Tensor, name: tuple[int | str, ...]) -> _How:
+        p, is_random = _decoded(block, z[:1])
+        rows = RANDOM_BLOCK if is_random else num_at_once(p, block.memory_budget)
+        fitting = max(1, MEMORY_OF_DRAWS // (z.numel() * z.element_size()))
+        workers = 1 if is_random or z.device.type != "cpu" else min(torch.get_num_threads(), fitting)
+        # threads do not inherit it
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return cls(block, q, name, rows, is_random, workers, dtype)
+
+    @torch.no_grad()
+    def weigh(self, part: _Part) -> Terms:
+        """Weighs a part: decoded in pieces that fit the memory, each keyed by its place where it draws."""
+        if self.autocast is None:
+            return self._weigh(part)
+        with torch.autocast("cpu", self.autocast):
+            return self._weigh(part)
+
+    def _weigh(self, part: _Part) -> Terms:
+        block, z = self.block, part.z
+        log_likelihood = [self._decode(some, part.number, place) for place, some in enumerate(z.split(self.rows))]
+        # z is small beside what is decoded: its densities are had for more draws at once
+        fitting = max(self.rows, block.memory_budget // (4 * COPIES * z[0].numel()))
+        densities = [block.log_densities(some, self.q) for some in z.split(fitting)]
+        log_prior, log_proposal = (torch.cat(pieces) for pieces in zip(*densities, strict=True))
+        return Terms(z, torch.cat(log_likelihood), log_prior, log_proposal)
+
+    def _decode(self, z: Tensor, part: int, place: int) -> Tensor:
+        if not self.is_random:
+            return self.block.log_likelihood(z)
+        with keyed_rng(self.block.seed, *self.name, part, place, device=z.device):
+            return self.block.log_likelihood(z)
 
 
 def _keep_freed_memory() -> None:
@@ -133,19 +202,6 @@ def _keep_freed_memory() -> None:
     and fresh pages for every chunk would cost a tenth of the time.
     """
     torch.empty(FREED, dtype=torch.uint8)
-
-
-def _weighed(block: Block, z: Tensor, q: Distribution, rows: int, *key: int | str) -> Terms:
-    """Weighs a part of the draws: decoded in pieces that fit the memory, each keyed by its place."""
-    log_likelihood = []
-    for place, some in enumerate(z.split(rows)):
-        with keyed_rng(block.seed, *key, place, device=block.x.device):
-            log_likelihood.append(block.log_likelihood(some))
-    # z is small beside what is decoded: its densities are had for more draws at once
-    fitting = max(rows, block.memory_budget // (4 * COPIES * z[0].numel()))
-    densities = [block.log_densities(some, q) for some in z.split(fitting)]
-    log_prior, log_proposal = (torch.cat(pieces) for pieces in zip(*densities, strict=True))
-    return Terms(z, torch.cat(log_likelihood), log_prior, log_proposal)
 
 
 def rows_at_once(block: Block, z: Tensor) -> int:

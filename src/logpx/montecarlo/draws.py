@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
@@ -88,27 +89,29 @@ def map_blocks(
 
     Arguments:
         work: A function that threads may call at the same time.
-        blocks: Its arguments.
+        blocks: Its arguments, which are asked for one by one, in this thread.
         num_workers: The number of threads; by default as many as torch uses, each with one core.
     """
-    blocks = list(blocks)
-    workers = min(_SINGLE.usual() if num_workers is None else num_workers, len(blocks))
-    if workers <= 1:
-        yield from map(work, blocks)
+    blocks = iter(blocks)
+    first = list(islice(blocks, 2))
+    workers = _SINGLE.usual() if num_workers is None else num_workers
+    if workers <= 1 or len(first) < 2:
+        yield from map(work, chain(first, blocks))
         return
     with _SINGLE:
-        yield from _mapped(work, blocks, workers)
+        # else threads of this thread's would spin between its own operations, on cores that the pool has use for
+        torch.set_num_threads(1)
+        yield from _mapped(work, chain(first, blocks), workers)
 
 
-def _mapped(work: Callable[[_Block], _Result], blocks: list[_Block], workers: int) -> Iterator[_Result]:
+def _mapped(work: Callable[[_Block], _Result], blocks: Iterator[_Block], workers: int) -> Iterator[_Result]:
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         # twice as many in flight as threads: none waits, and memory does not grow with the number of blocks
-        waiting = [pool.submit(work, block) for block in blocks[: 2 * workers]]
-        for later in [*blocks[2 * workers :], *[None] * len(waiting)]:
+        waiting = [pool.submit(work, block) for block in islice(blocks, 2 * workers)]
+        while waiting:
             yield waiting.pop(0).result()
-            if later is not None:
-                waiting.append(pool.submit(work, later))
+            waiting += [pool.submit(work, later) for later in islice(blocks, 1)]
     finally:
         pool.shutdown(cancel_futures=True)
 

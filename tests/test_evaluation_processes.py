@@ -27,7 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "five blocks": {**QUICK, "limit": 130},
     "more processes than blocks": {**QUICK, "limit": 20},
     "a subset, with the ELBO of all": {**QUICK, "subset": 70},
-    "auto": {"estimator": "auto", "num_samples": 200, "limit": 70},
+    "auto": {"estimator": "auto", "num_samples": 256, "limit": 70},
     "annealed": {"estimator": "annealed", "num_samples": 4, "num_temperatures": 5, "limit": 40},
 }
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -39,7 +39,7 @@ def run(*line: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def kept(path: Path) -> tuple[str, str, dict[str, np.ndarray]]:
+def kept(path: Path) -> tuple[dict[str, Any], str, dict[str, np.ndarray]]:
     """Returns the provenance of an evaluation, all else that its record says, and the numbers per datum."""
     record = read_json(path / "evaluation.json")
     provenance = record.pop("provenance")
@@ -113,9 +113,10 @@ def test_two_processes_give_exactly_the_numbers_of_one_and_go_on_for_it(
     for name, options in WAYS.items():
         Run.open(one / name).evaluate(**options)
     Run.open(one / "begun by one").evaluate(**QUICK)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+    with monkeypatch.context() as patch:
         Counting(patch, stop=5)
-        Run.open(two / "begun by one").evaluate(**QUICK)
+        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+            Run.open(two / "begun by one").evaluate(**QUICK)
 
     (tmp_path / "script.py").write_text(SCRIPT)
     ways = {**WAYS, "begun by one": QUICK}
@@ -133,7 +134,7 @@ def test_two_processes_give_exactly_the_numbers_of_one_and_go_on_for_it(
 
 
 def test_the_command_prints_and_writes_once(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words, said = [*WORDS, "--limit", "70", "--scores", str(tmp_path / "scores.csv")], []
+    words = [*WORDS, "--limit", "70", "--scores", str(tmp_path / "scores.csv")]
     for name in ("one", "two"):
         shutil.copytree(fitted, tmp_path / name)
     assert main(["evaluate", str(tmp_path / "one"), *words]) == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import command, environment
+from helpers import environment
 
 import logpx
 from logpx.cli import main
@@ -75,12 +75,19 @@ class Counting:
         monkeypatch.setattr(Estimator, "__call__", counted)
 
 
+OWN = """
+import sys
+sys.path.insert(0, {tests!r})
+from helpers import Toy as load
+"""
+
 # A script of one's own, which each of two processes runs: it evaluates copies of a run in several ways, says how many
-# blocks each of them took, and each keeps what it got.
+# blocks each of them took, and each keeps what it got; then it gives a command.
 SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np
+from logpx.cli import main
 from logpx.evidence import Estimator
 from logpx.processes import is_first_process
 from logpx.run import Run
@@ -100,11 +107,12 @@ for name, options in json.loads(sys.argv[2]).items():
 name = "first" if is_first_process() else "second"
 (folder / f"{name}.json").write_text(json.dumps(counts))
 np.savez(folder / f"{name}.npz", **evaluation.scores())
+sys.exit(main(sys.argv[3:]))
 """
 
 
-def test_two_processes_give_exactly_the_numbers_of_one_and_go_on_for_it(
-    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_processes_give_exactly_the_numbers_of_one_and_go_on_for_it_also_with_ones_own_model(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for name in [*WAYS, "begun by one"]:
@@ -118,10 +126,17 @@ def test_two_processes_give_exactly_the_numbers_of_one_and_go_on_for_it(
         with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
             Run.open(two / "begun by one").evaluate(**QUICK)
 
+    (tmp_path / "own.py").write_text(OWN.format(tests=str(Path(__file__).parent)))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", "--model", "own:load", "--data", "x.npy", "--split", "train", *WORDS, "--output"]
+    assert main([*words, "one.json"]) == 0
+    said = capsys.readouterr().out.replace("one.json", "two.json")
+
     (tmp_path / "script.py").write_text(SCRIPT)
     ways = {**WAYS, "begun by one": QUICK}
-    done = run(*TORCHRUN, tmp_path / "script.py", two, json.dumps(ways), cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    done = run(*TORCHRUN, "script.py", two, json.dumps(ways), *words, "two.json", cwd=tmp_path)
+    assert (done.returncode, without_time(done.stdout)) == (0, without_time(said)), done.stderr
     for name in ways:
         assert_same_numbers(two / name, one / name)
         assert {path.name for path in (two / name).iterdir()} == {path.name for path in (one / name).iterdir()}
@@ -131,6 +146,9 @@ def test_two_processes_give_exactly_the_numbers_of_one_and_go_on_for_it(
     assert second == {**dict(zip(WAYS, (2, 0, 5 + 1, 1, 1), strict=True)), "begun by one": 3}
     with np.load(two / "first.npz") as a, np.load(two / "second.npz") as b:
         assert_same_arrays(dict(a), dict(b))
+    own, own_of_one = (read_json(tmp_path / f"{name}.json") for name in ("two", "one"))
+    assert (own.pop("provenance")["processes"], own_of_one.pop("provenance")["processes"]) == (2, 1)
+    assert json.dumps(own) == json.dumps(own_of_one)
 
 
 def test_the_command_prints_and_writes_once(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,8 +157,8 @@ def test_the_command_prints_and_writes_once(fitted: Path, tmp_path: Path, capsys
         shutil.copytree(fitted, tmp_path / name)
     assert main(["evaluate", str(tmp_path / "one"), *words]) == 0
     said, scores = capsys.readouterr().out, (tmp_path / "scores.csv").read_text()
-    done = run(*command("evaluate", tmp_path / "two", *words, "--devices", "2"), cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run(*TORCHRUN, "-m", "logpx", "evaluate", tmp_path / "two", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert without_time(done.stdout.replace(f"{tmp_path / 'two'}", f"{tmp_path / 'one'}")) == without_time(said)
     assert (tmp_path / "scores.csv").read_text() == scores
     assert_same_numbers(tmp_path / "two", tmp_path / "one")
@@ -148,29 +166,6 @@ def test_the_command_prints_and_writes_once(fitted: Path, tmp_path: Path, capsys
 
 def without_time(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.startswith("time ")]
-
-
-OWN = """
-import sys
-sys.path.insert(0, {tests!r})
-from helpers import Toy as load
-"""
-
-
-def test_torchrun_evaluates_a_model_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "own.py").write_text(OWN.format(tests=str(Path(__file__).parent)))
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32))
-    words = ["evaluate", "--model", "own:load", "--data", "x.npy", "--split", "train", *WORDS]
-    monkeypatch.chdir(tmp_path)
-    assert main([*words, "--output", "one.json"]) == 0
-    said = capsys.readouterr().out.replace("one.json", "two.json")
-    done = run(*TORCHRUN, "-m", "logpx", *words, "--output", "two.json", cwd=tmp_path)
-    assert (done.returncode, without_time(done.stdout)) == (0, without_time(said)), done.stderr
-    one, two = (read_json(tmp_path / f"{name}.json") for name in ("one", "two"))
-    assert (one.pop("provenance")["processes"], two.pop("provenance")["processes"]) == (1, 2)
-    assert json.dumps(one) == json.dumps(two)
 
 
 # The real command, in which something happens to the second process at its third block, while the first is at its
@@ -183,7 +178,7 @@ from logpx import processes
 from logpx.evaluation import shards
 from logpx.evidence import Estimator
 
-shards.WRITE_EVERY, processes.PATIENCE = -1.0, 1.0
+shards.WRITE_EVERY, processes.PATIENCE = -1.0, 0.5
 count, call = 0, Estimator.__call__
 def struck(estimator, block):
     global count

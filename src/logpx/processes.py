@@ -12,6 +12,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -35,6 +36,8 @@ LOST = (
     "says of it, and go on from what is saved (a fit by logpx fit --resume RUN, an evaluation by the same command)."
 )
 _Result = TypeVar("_Result")
+# the processes that this one has started
+_children: list[subprocess.Popen[bytes]] = []
 
 
 class Processes:
@@ -78,7 +81,7 @@ class Processes:
         Raises:
             LogpxError: If it is so.
         """
-        if self.count > 1 and any(child.poll() is not None for child in _children(self.fabric)):
+        if any(child.poll() for child in _children):
             raise LogpxError(LOST)
 
     def by_first(self, work: Callable[[], object]) -> None:
@@ -179,6 +182,7 @@ def launched(
     try:
         with _quiet():
             fabric.launch()
+        _watch(fabric)
         yield Processes(fabric)
     except BaseException as error:
         if not is_divided:
@@ -221,26 +225,44 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _watch(fabric: Fabric) -> None:
+    """Watches the processes that were started, in the place of Fabric, which would end this one without a word."""
+    started: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    if started:
+        _children.extend(started)
+        started.clear()
+        threading.Thread(target=_end_with_others, name="logpx-watch", daemon=True).start()
+
+
+def _end_with_others() -> None:
+    """Ends this process a while after another, where it waits or computes on and has seen nothing of it by then."""
+    while not any(child.poll() for child in _children):
+        time.sleep(1.0)
+    time.sleep(PATIENCE)
+    if not _children:
+        return
+    if _speaks_first():
+        print(f"logpx: {LOST}", file=sys.stderr)
+    for child in _children:
+        child.kill()
+    leave(1)
+
+
 def _ended(fabric: Fabric, error: BaseException) -> BaseException:
     """Returns what ends this process after an error: the error where it is for this one to say, else silence."""
     is_first = fabric.global_rank == 0
     speaks = not dist.is_initialized() or (_speaks_first() if is_first else _speaks_otherwise())
-    children = _children(fabric)
-    for child in children:
+    for child in _children:
         if not speaks:
             # it says what has happened
             with suppress(subprocess.TimeoutExpired):
                 child.wait(PATIENCE)
         child.kill()
-    # Fabric's watch would end this process because they have ended
-    children.clear()
+    # nobody need watch them any longer
+    _children.clear()
     if not speaks:
         leave(130 if isinstance(error, KeyboardInterrupt) else 1)
     return _explained(error)
-
-
-def _children(fabric: Fabric) -> list[subprocess.Popen[bytes]]:
-    return cast(list[subprocess.Popen[bytes]], getattr(fabric.strategy.launcher, "procs", []))
 
 
 def _speaks_first() -> bool:

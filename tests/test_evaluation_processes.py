@@ -208,7 +208,7 @@ def test_what_ends_one_process_ends_all_with_one_message_and_one_process_goes_on
     happens: str, says: str, run_copy: Path, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "script.py").write_text(STRUCK.format(happens=happens))
-    line = [sys.executable, tmp_path / "script.py", "evaluate", run_copy, *WORDS, "--devices", "2"]
+    line: list[str | Path] = [sys.executable, tmp_path / "script.py", "evaluate", run_copy, *WORDS, "--devices", "2"]
     done = run(*line, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", says)
     finished = Shards(run_copy / "evaluation.parts", "").read("data")

@@ -60,6 +60,8 @@ OPTIONS = {
         "--subset",
         "--scores",
         "--weights",
+        "--devices",
+        "--num-nodes",
         "--seed",
     ],
     "sandwich": ["RUN", "--num-data", "--num-chains", "--num-temperatures", "--proposal", "--weights", "--seed"],

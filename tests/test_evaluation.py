@@ -24,6 +24,7 @@ from logpx import DataSet
 from logpx.evaluation import Evaluation, Shards, evaluate
 from logpx.evidence import ESTIMATORS, Block, Estimator, Evidence
 from logpx.likelihoods import LIKELIHOODS, make_likelihood
+from logpx.processes import divided
 from logpx.subset import Subset, draw_subset
 from logpx.wording import headline
 
@@ -924,7 +925,8 @@ def test_blocks_that_several_processes_finished_are_read_by_one(
     monkeypatch.setattr("logpx.evaluation.shards.WRITE_EVERY", math.inf)
     for process in range(2):
         part = shards()
-        part.open({name: value for name, value in key.items() if name not in ("model", "fields")})
+        with divided("cpu") as alone:
+            part.open({name: value for name, value in key.items() if name not in ("model", "fields")}, alone)
         for number in range(process, 7, 2):
             part.add("data", number, done[number])
         part.write()

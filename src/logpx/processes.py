@@ -6,30 +6,38 @@ read, one writes. What one of them finds wrong ends them all, and one of them sa
 
 from __future__ import annotations
 
-__all__ = ["Processes", "is_first_process", "launched", "leave"]
+__all__ = ["Processes", "divided", "is_first_process", "launched", "leave"]
 
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import Precision
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from torch.distributed.distributed_c10d import _get_default_store
 
 from .utils import LogpxError, choose_device
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import Precision
+
 # How long a process waits for the first to say what both have found, in seconds.
 PATIENCE = 10.0
 SPOKEN = "logpx/spoken"
+LOST = (
+    "Another process of this computation has ended without a word, perhaps for want of memory: see what its machine "
+    "says of it, and go on from what is saved (a fit by logpx fit --resume RUN, an evaluation by the same command)."
+)
 _Result = TypeVar("_Result")
+# the processes that this one has started
+_children: list[subprocess.Popen[bytes]] = []
 
 
 class Processes:
@@ -60,6 +68,22 @@ class Processes:
         """Returns the value of the first process, in all of them; they wait for it."""
         return value if self.count == 1 else self.fabric.broadcast(value)
 
+    def from_all(self, value: _Result) -> list[_Result]:
+        """Returns the values of all processes in their order, in all of them; they wait for each other."""
+        values: list[_Result | None] = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(values, value)
+        return cast(list[_Result], values)
+
+    def require_all(self) -> None:
+        """Notices that a process which this one has started is gone, where it would compute on for long.
+
+        Raises:
+            LogpxError: If it is so.
+        """
+        if any(child.poll() for child in _children):
+            raise LogpxError(LOST)
+
     def by_first(self, work: Callable[[], object]) -> None:
         """Does some work in the first process alone; the others wait until it is done."""
         if self.is_first:
@@ -74,6 +98,13 @@ class Processes:
         if self.is_first:
             self.from_first(None)
         return result
+
+
+class _Alone(Processes):
+    """The only process, where nothing was launched."""
+
+    def __init__(self) -> None:
+        self.rank, self.count, self.is_first = 0, 1, True
 
 
 def is_first_process() -> bool:
@@ -93,6 +124,25 @@ def leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def divided(device: str, devices: int | None = None, num_nodes: int | None = None) -> AbstractContextManager[Processes]:
+    """Launches the processes of a computation as :func:`launched` does; one alone is left as it is, without Fabric.
+
+    Arguments:
+        device: The kind of device: auto, cpu or cuda.
+        devices: How many processes each machine has.
+        num_nodes: How many machines.
+
+    Returns:
+        The processes, seen from this one.
+
+    Raises:
+        ValueError: If a number is below 1.
+        LogpxError: If there are fewer devices, or another process ended without a word.
+    """
+    is_alone = not _is_divided(*_numbers(devices, num_nodes))
+    return nullcontext(_Alone()) if is_alone else launched(device, devices, num_nodes)
 
 
 @contextmanager
@@ -115,10 +165,13 @@ def launched(
         ValueError: If a number is below 1.
         LogpxError: If there are fewer devices, or another process ended without a word.
     """
+    # seconds, which a process that is alone need not spend
+    from lightning_fabric import Fabric
+
     devices, num_nodes = _numbers(devices, num_nodes)
     kind = choose_device(device).type
     _require_devices(kind, devices)
-    is_divided = devices * num_nodes > 1 or _is_by_torchrun()
+    is_divided = _is_divided(devices, num_nodes)
     fabric = Fabric(
         accelerator=kind,
         devices=devices,
@@ -129,6 +182,7 @@ def launched(
     try:
         with _quiet():
             fabric.launch()
+        _watch(fabric)
         yield Processes(fabric)
     except BaseException as error:
         if not is_divided:
@@ -146,8 +200,12 @@ def _numbers(devices: int | None, num_nodes: int | None) -> tuple[int, int]:
     return devices or 1, num_nodes or 1
 
 
+def _is_divided(devices: int, num_nodes: int) -> bool:
+    return devices * num_nodes > 1 or _is_by_torchrun()
+
+
 def _is_by_torchrun() -> bool:
-    return TorchElasticEnvironment.detect()
+    return dist.is_available() and dist.is_torchelastic_launched()
 
 
 def _require_devices(kind: str, devices: int) -> None:
@@ -167,19 +225,41 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _watch(fabric: Fabric) -> None:
+    """Watches the processes that were started, in the place of Fabric, which would end this one without a word."""
+    started: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    if started:
+        _children.extend(started)
+        started.clear()
+        threading.Thread(target=_end_with_others, name="logpx-watch", daemon=True).start()
+
+
+def _end_with_others() -> None:
+    """Ends this process a while after another, where it waits or computes on and has seen nothing of it by then."""
+    while not any(child.poll() for child in _children):
+        time.sleep(1.0)
+    time.sleep(PATIENCE)
+    if not _children:
+        return
+    if _speaks_first():
+        print(f"logpx: {LOST}", file=sys.stderr)
+    for child in _children:
+        child.kill()
+    leave(1)
+
+
 def _ended(fabric: Fabric, error: BaseException) -> BaseException:
     """Returns what ends this process after an error: the error where it is for this one to say, else silence."""
     is_first = fabric.global_rank == 0
     speaks = not dist.is_initialized() or (_speaks_first() if is_first else _speaks_otherwise())
-    children: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
-    for child in children:
+    for child in _children:
         if not speaks:
             # it says what has happened
             with suppress(subprocess.TimeoutExpired):
                 child.wait(PATIENCE)
         child.kill()
-    # Fabric's watch would end this process because they have ended
-    children.clear()
+    # nobody need watch them any longer
+    _children.clear()
     if not speaks:
         leave(130 if isinstance(error, KeyboardInterrupt) else 1)
     return _explained(error)
@@ -211,7 +291,4 @@ def _explained(error: BaseException) -> BaseException:
     )
     if not isinstance(error, RuntimeError) or not is_lost:
         return error
-    return LogpxError(
-        "Another process of this computation has ended without a word, perhaps for want of memory: see what its "
-        "machine says of it, and go on from what is saved (logpx fit --resume RUN)."
-    )
+    return LogpxError(LOST)

@@ -28,6 +28,8 @@ import dataclasses
 import hashlib
 import platform
 import shutil
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -55,6 +57,7 @@ from .forms import BOUNDS, RECORD, RUN, require_columns, require_form, require_s
 from .likelihoods import LIKELIHOODS
 from .lock import HOLDER, LOCK, held
 from .model import LatentVariableModel, as_model, call, evaluating
+from .processes import divided
 from .settings import Settings
 from .utils import LogpxError
 from .version import __version__
@@ -347,7 +350,16 @@ class Run:
             )
         return split
 
-    def evaluate(self, split: str = "test", *, weights: Weights = "best", **options: Any) -> Evaluation:
+    def evaluate(
+        self,
+        split: str = "test",
+        *,
+        weights: Weights = "best",
+        device: str = "auto",
+        devices: int | None = None,
+        num_nodes: int | None = None,
+        **options: Any,
+    ) -> Evaluation:
         """Estimates log p(x) of a split and keeps the result in the run; see :func:`logpx.evaluate`.
 
         What is finished is kept every few seconds: the same call goes on with an evaluation that was interrupted.
@@ -355,7 +367,11 @@ class Run:
         Arguments:
             split: The train, valid or test data.
             weights: The "best" ones on the validation data, or the "last".
-            options: The options of :func:`logpx.evaluate`.
+            device: "auto" (CUDA where there is one, for a module), or a torch device.
+            devices: How many processes each machine has, as for :func:`logpx.evaluate`; not necessarily as many as
+                those that an evaluation goes on for.
+            num_nodes: How many machines, likewise; all see the run folder.
+            options: The other options of :func:`logpx.evaluate`.
 
         Returns:
             The record and the evidence per datum, also written to evaluation.json and evaluation.npz.
@@ -363,17 +379,17 @@ class Run:
         Raises:
             LogpxError: If another process holds the run.
         """
-        with held(self.path):
+        with divided(device, devices, num_nodes) as processes, held(self.path) if processes.is_first else nullcontext():
             model = self.load_model(weights)
             digest = hashlib.sha256((self.path / f"{weights}.safetensors").read_bytes()).hexdigest()
             shards = Shards(self.path / PARTS, f"sha256:{digest[:16]}")
-            evaluation = evaluate(model, self.load_split(split), shards=shards, **options)
+            data = processes.first_first(partial(self.load_split, split))
+            evaluation = evaluate(model, data, device=device, shards=shards, processes=processes, **options)
             record = {**evaluation.record, "weights": {"which": weights, "hash": f"sha256:{digest[:16]}"}}
-            self._keep_evaluation(record, evaluation.scores())
-            shards.remove()
+            processes.by_first(partial(self._keep_evaluation, record, evaluation.scores(), shards))
             return evaluation
 
-    def _keep_evaluation(self, record: dict[str, Any], scores: dict[str, np.ndarray]) -> None:
+    def _keep_evaluation(self, record: dict[str, Any], scores: dict[str, np.ndarray], shards: Shards) -> None:
         """Writes a record and its scores so that the two that are read are always of the same evaluation."""
         names, writers = ("evaluation.npz", "evaluation.json"), (arrays_writer(scores), json_writer(record))
         numbers, record_path = (self.path / name for name in names)
@@ -381,6 +397,7 @@ class Run:
             record_path.unlink(missing_ok=True)
             new_numbers.replace(numbers)
             new_record.replace(record_path)
+        shards.remove()
 
     def load_model(self, weights: Weights = "best", device: str | torch.device = "cpu") -> LatentVariableModel:
         """Returns the fitted model in evaluation mode.

@@ -7,6 +7,7 @@ __all__ = ["add_own", "check_evaluated", "evaluate_own", "evaluation_options", "
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,12 +80,15 @@ def evaluate_own(options: Namespace) -> None:
     """Evaluates a model that user code returns, and prints and writes the result."""
     from ..evaluation import evaluate
     from ..files import write_json
+    from ..processes import divided
 
-    with _current_directory_importable():
+    launch = divided(options.device, options.devices, options.num_nodes)
+    with _current_directory_importable(), _explained(f"The model of {options.model}", known=True), launch as processes:
         model = load_object(options.model)
-        split = _split(options)
-        with _explained(f"The model of {options.model}", known=True):
-            evaluation = evaluate(model, split, **evaluation_options(options))
+        split = processes.first_first(partial(_split, options))
+        evaluation = evaluate(model, split, processes=processes, **evaluation_options(options))
+    if not processes.is_first:
+        return
     show_evaluation(evaluation, options)
     if options.output is not None:
         write_json(Path(options.output), {**evaluation.record, "source": options.model})
@@ -161,8 +165,9 @@ def _attribute(module: Any, name: str, attribute: str) -> Any:
 def _split(options: Namespace) -> Split:
     from ..data import load_data
 
-    data = load_data(options.data, data_root=options.data_root)
-    return data.split(options.split, options.binarization or "none", options.data_seed or 0)
+    with _explained(f"Reading {options.data}", known=True):
+        data = load_data(options.data, data_root=options.data_root)
+        return data.split(options.split, options.binarization or "none", options.data_seed or 0)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["add_data_root", "add_run", "add_weights", "open_run", "write_figure"]
+__all__ = ["add_data_root", "add_devices", "add_run", "add_weights", "open_run", "write_figure"]
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +39,11 @@ def add_run(parser: ArgumentParser) -> None:
 
 def add_data_root(parser: ArgumentParser) -> None:
     parser.add_argument("--data-root", help="folder to look for named data in, before LOGPX_DATA and the user's cache")
+
+
+def add_devices(parser: ArgumentParser) -> None:
+    parser.add_argument("--devices", type=int, metavar="N", help="processes per machine, each with a device of its own")
+    parser.add_argument("--num-nodes", type=int, metavar="M", help="machines; torchrun and SLURM launches work, too")
 
 
 def add_weights(parser: ArgumentParser) -> None:

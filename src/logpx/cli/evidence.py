@@ -11,18 +11,23 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ._command import Command, add_seed
 from ._own import add_own, check_evaluated, evaluate_own, evaluation_options, show_evaluation
-from ._run import add_data_root, add_run, add_weights, open_run, write_figure
+from ._run import add_data_root, add_devices, add_run, add_weights, open_run, write_figure
 
 if TYPE_CHECKING:
     from ..comparison import Comparison, Evaluated
 
 
 def _evaluate(options: Namespace) -> None:
+    from ..processes import is_first_process
+
     if check_evaluated(options):
         evaluate_own(options)
         return
     run = open_run(options)
-    evaluation = run.evaluate(options.split, weights=options.weights or "best", **evaluation_options(options))
+    how = {"devices": options.devices, "num_nodes": options.num_nodes, **evaluation_options(options)}
+    evaluation = run.evaluate(options.split, weights=options.weights or "best", **how)
+    if not is_first_process():
+        return
     show_evaluation(evaluation, options)
     print(f"Record: {run.path / 'evaluation.json'}\nNext: logpx report {run.path}")
 
@@ -104,6 +109,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
     # so that it is seen whether they were asked for
     parser.set_defaults(weights=None)
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    add_devices(parser)
     parser.add_argument("--scores", help="also write log p(x), error and k-hat of each datum to this CSV file")
     add_seed(parser)
 

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..data.catalogue import CATALOGUE
 from ..settings import SECTIONS, Settings, known_recipes
 from ._command import Command, UsageError
+from ._run import add_devices
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -99,8 +100,7 @@ def _add_fit(parser: ArgumentParser) -> None:
     parser.add_argument("--out", help="run folder; by default runs/ and the name of the data (and of the model)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the folder")
     parser.add_argument("--resume", metavar="RUN", help="continue an interrupted run")
-    parser.add_argument("--devices", type=int, metavar="N", help="processes per machine, each with a device of its own")
-    parser.add_argument("--num-nodes", type=int, metavar="M", help="machines; torchrun and SLURM launches work, too")
+    add_devices(parser)
     for field in dataclasses.fields(Settings):
         if field.name not in SECTIONS:
             _add_setting(parser, field, get_type_hints(Settings)[field.name])

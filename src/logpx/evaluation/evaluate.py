@@ -1,10 +1,14 @@
-"""The evaluation of a model on data, block by block."""
+"""The evaluation of a model on data, block by block.
+
+Of n processes the r-th takes the blocks r, r + n, ... of each pass over data; all put them together in their order.
+"""
 
 from __future__ import annotations
 
 __all__ = ["DATA_BLOCK", "evaluate"]
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,9 +21,10 @@ from ..data import Split
 from ..distributions import relaxation
 from ..evidence import Block, Estimator, Evidence, inspect_model
 from ..model import LatentVariableModel, as_model, evaluating, propose
+from ..processes import Processes, divided
 from ..progress import track
 from ..subset import CONTROL_SAMPLES, draw_subset
-from ..utils import MEMORY_BUDGET, choose_device, chunks, generator, keyed_rng
+from ..utils import MEMORY_BUDGET, choose_device, generator, keyed_rng
 from ..version import __version__
 from .memory import Memory
 from .record import Asked, describe, record_of
@@ -45,7 +50,10 @@ def evaluate(
     device: str = "auto",
     memory_budget: int = MEMORY_BUDGET,
     progress: bool | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
     shards: Shards | None = None,
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Estimates log p(x) of data under any model with the three methods, or asks a model that knows it.
 
@@ -70,7 +78,12 @@ def evaluate(
         memory_budget: The memory for the decoder's outputs, in bytes, as a rough guide; it changes no result. It is
             halved where memory runs out.
         progress: Whether to show a progress bar; by default only on a terminal.
+        devices: How many processes each machine has, each with a device of its own; by default 1, or as many as
+            torchrun has started. They take whole blocks of data, so that the numbers are those of one process with as
+            many threads as each of them. A script is run by each of them, and each gets the result.
+        num_nodes: How many machines, likewise.
         shards: Where finished blocks are kept, so that an evaluation that was interrupted goes on; by default nowhere.
+        processes: The processes, where they are launched already.
 
     Returns:
         The record and the evidence per datum.
@@ -78,7 +91,8 @@ def evaluate(
     Raises:
         ValueError: If an option is unknown, there are no data, or a term of the model has a wrong shape, is finite
             nowhere in the first block of data, or is random because layers were left in training mode.
-        LogpxError: If memory is too short for one draw at a time.
+        LogpxError: If memory is too short for one draw at a time, there are fewer devices, or another process has ended
+            without a word.
     """
     wanted = Estimator(estimator, proposal or "encoder", num_samples, target_error, num_temperatures, schedule)
     how = _chosen(model, wanted, proposal is not None)
@@ -91,18 +105,27 @@ def evaluate(
         raise ValueError(f"The {split.name} split is empty: choose another split.")
     index = torch.arange(len(split)) if subset is None else draw_subset(subset, len(split), seed)
     target = choose_device(device if isinstance(as_model(model), nn.Module) or device != "auto" else "cpu")
-    started, work = time.perf_counter(), _Work(model, split.to(target), target, Memory(memory_budget), progress, shards)
-    if shards is not None:
-        shards.open(_key(split, how, seed, subset, target))
-    with _placed(model, target), evaluating(model), nullcontext() if shards is None else shards.kept():
-        found = [] if how.name == "exact" else inspect_model(_block(work, torch.arange(len(split)), 0, seed))
-        relaxed = _relaxation(_block(work, index, 0, seed), split.kind)
-        control = None if subset is None else _control(work, seed)
-        evidence = _estimate(work, "data", index, how, seed)
+    started, memory = time.perf_counter(), Memory(memory_budget)
+    with divided(target.type, devices, num_nodes) if processes is None else nullcontext(processes) as processes:
+        target = _own_device(target, processes)
+        work = _Work(model, split.to(target), target, memory, progress, shards, processes)
+        if shards is not None:
+            shards.open(_key(split, how, seed, subset, target), processes)
+        with _placed(model, target), evaluating(model), nullcontext() if shards is None else shards.kept():
+            found = [] if how.name == "exact" else inspect_model(_block(work, torch.arange(len(split)), 0, seed))
+            relaxed = _relaxation(_block(work, index, 0, seed), split.kind)
+            control = None if subset is None else _control(work, seed)
+            evidence = _estimate(work, "data", index, how, seed)
+        memory.is_short = processes.any(memory.is_short)
     seconds = time.perf_counter() - started if shards is None else shards.seconds
-    asked = Asked(model, split, how, seed, target, seconds)
-    notes = [*found, *work.memory.notes()]
+    asked = Asked(model, split, how, seed, target, processes.count, seconds)
+    notes = [*found, *memory.notes()]
     return Evaluation(record_of(asked, evidence, relaxed, control, index, notes), evidence, index)
+
+
+def _own_device(device: torch.device, processes: Processes) -> torch.device:
+    """Returns the device of this process: of several each has its own."""
+    return processes.fabric.device if processes.count > 1 and device.type == "cuda" else device
 
 
 def _key(split: Split, estimator: Estimator, seed: int, subset: int | None, device: torch.device) -> dict[str, Any]:
@@ -128,19 +151,27 @@ class _Work:
     memory: Memory
     progress: bool | None
     shards: Shards | None
+    processes: Processes
 
 
 def _estimate(work: _Work, name: str, index: Tensor, estimator: Estimator, seed: int) -> Evidence:
-    """Returns the estimates of some of the data, with those of blocks that are finished already."""
-    done = {} if work.shards is None else work.shards.read(name)
-    with track("evaluate", len(index), work.progress) as show:
-        for number, (_, stop) in enumerate(chunks(len(index), DATA_BLOCK)):
-            if number not in done:
-                done[number] = work.memory.estimate(estimator, _block(work, index, number, seed)).cpu()
+    """Returns the estimates of some of the data, with those of blocks that are finished already, in all processes."""
+    finished, own, processes = {} if work.shards is None else work.shards.read(name), {}, work.processes
+    num_blocks = math.ceil(len(index) / DATA_BLOCK)
+    with track("evaluate", len(index), work.progress if processes.is_first else False) as show:
+        for number in range(processes.rank, num_blocks, processes.count):
+            processes.require_all()
+            if number in finished:
+                own[number] = finished[number]
+            else:
+                own[number] = work.memory.estimate(estimator, _block(work, index, number, seed)).cpu()
                 if work.shards is not None:
-                    work.shards.add(name, number, done[number])
-            show(stop, f"log p(x) {torch.cat([b.log_evidence for b in done.values()]).mean():.2f} nats")
-    return Evidence.cat([done[number] for number in sorted(done)])
+                    work.shards.add(name, number, own[number])
+            # the others are about as far
+            done = min((number + processes.count) * DATA_BLOCK, len(index))
+            show(done, f"log p(x) {torch.cat([b.log_evidence for b in own.values()]).mean():.2f} nats")
+    blocks = {number: block for part in processes.from_all(own) for number, block in part.items()}
+    return Evidence.cat([blocks[number] for number in range(num_blocks)])
 
 
 def _control(work: _Work, seed: int) -> Evidence:

@@ -36,13 +36,14 @@ CLOSED_FORM = "The model knows its log p(x) in closed form: nothing was drawn, a
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What was evaluated, how, where, and how long it took."""
+    """What was evaluated, how, where, by how many processes, and how long it took."""
 
     model: LatentVariableModel
     split: Split
     estimator: Estimator
     seed: int
     device: torch.device
+    num_processes: int
     seconds: float
 
 
@@ -78,7 +79,7 @@ def record_of(
         "seed": asked.seed,
         "relaxed": relaxed,
         **_summary(evidence, asked.split, relaxed, chosen),
-        "provenance": _provenance(asked.device, asked.seconds),
+        "provenance": _provenance(asked),
     }
     if control is not None:
         record |= {"elbo": control.elbo.mean().item(), **_costs(control)}
@@ -213,7 +214,8 @@ def describe(split: Split) -> dict[str, Any]:
     }
 
 
-def _provenance(device: torch.device, seconds: float) -> dict[str, Any]:
+def _provenance(asked: Asked) -> dict[str, Any]:
+    device = asked.device
     return {
         "logpx": __version__,
         "torch": torch.__version__,
@@ -222,8 +224,9 @@ def _provenance(device: torch.device, seconds: float) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
+        "processes": asked.num_processes,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 2),
+        "seconds": round(asked.seconds, 2),
     }
 
 

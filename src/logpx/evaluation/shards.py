@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from ..evidence import Evidence
 from ..files import read_json, write_bytes, write_json
+from ..processes import Processes
 
 # Blocks that are finished within so many seconds go to one file.
 WRITE_EVERY = 5.0
@@ -49,15 +51,15 @@ class Shards:
         self._waiting: dict[str, dict[int, Evidence]] = {}
         self._written = self._started
 
-    def open(self, key: Mapping[str, Any]) -> None:
+    def open(self, key: Mapping[str, Any], processes: Processes) -> None:
         """Says which evaluation it is, and removes what is there of another one.
 
         Arguments:
             key: All but the model that decides the numbers, fit for JSON.
+            processes: The processes that write to the folder; the first alone removes, before the others begin.
         """
         self._key = {"model": self.model, "fields": list(FIELDS), **key}
-        if self._stored_key() != self._key:
-            self.remove()
+        processes.by_first(partial(self._clear, processes.count > 1))
 
     @property
     def seconds(self) -> float:
@@ -112,6 +114,13 @@ class Shards:
             raise KeyboardInterrupt(
                 "Interrupted; what is finished is kept, and the same command goes on."
             ) from interrupt
+
+    def _clear(self, is_shared: bool) -> None:
+        if self._stored_key() != self._key:
+            self.remove()
+            if is_shared:
+                # so that no two of them write it at once
+                write_json(self.folder / "key.json", self._key)
 
     def _packed(self, blocks: Mapping[int, Evidence]) -> dict[str, Tensor]:
         together = Evidence.cat(list(blocks.values()))

@@ -450,8 +450,9 @@ def test_an_evaluation_goes_on_with_less_memory_to_the_same_numbers(zygote: Zygo
     assert done.code == 0, done.errors
     (short, short_scores) = evaluation(run)
     assert [note in flag for flag in short["flags"]].count(True) == 1
+    # in float32, log-weights of 2,000 nats are 1.2e-4 nats apart, and other chunks round them otherwise
     for name in ("log_evidence", "standard_error", "elbo", "num_samples"):
-        np.testing.assert_allclose(short_scores[name], scores[name], rtol=1e-6)
+        np.testing.assert_allclose(short_scores[name], scores[name], rtol=1e-3 if name == "standard_error" else 1e-6)
     hopeless = zygote.run(
         "evaluate", run, "--estimator", "annealed", "--num-samples", "2000", before=SHORT.format(more=0)
     )

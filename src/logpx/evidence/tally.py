@@ -25,8 +25,6 @@ PARTS_AT_ONCE = 8
 RANDOM_BLOCK = 8
 # The memory for the draws of parts that are weighed at the same time, in bytes, as a rough guide.
 MEMORY_OF_DRAWS = 2**27
-# In bytes: the C library looks at blocks of less than 32 MiB.
-FREED = 2**25 - 2**16
 
 
 @dataclasses.dataclass
@@ -116,7 +114,6 @@ def tally(block: Block, q: Distribution, num_samples: int, *key: int | str) -> T
         num_samples: The number S of draws per datum.
         key: What the draws are for.
     """
-    _keep_freed_memory()
     name = ("evidence", block.number, *key)
     parts = _parts(block, q, num_samples, name)
     first = next(parts)
@@ -193,15 +190,6 @@ class _How:
             return self.block.log_likelihood(z)
         with keyed_rng(self.block.seed, *self.name, part, place, device=z.device):
             return self.block.log_likelihood(z)
-
-
-def _keep_freed_memory() -> None:
-    """Lets chunks follow one another in the same memory, by freeing one large block that is never touched.
-
-    The C library of Linux hands freed memory back to the system beyond twice the largest block that it has seen freed,
-    and fresh pages for every chunk would cost a tenth of the time.
-    """
-    torch.empty(FREED, dtype=torch.uint8)
 
 
 def rows_at_once(block: Block, z: Tensor) -> int:

@@ -1,0 +1,56 @@
+"""What a run was fitted to and with, made anew from its settings and its run.json: the data and the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..data import DataSet, Split, load_data
+from ..files import first_line
+from ..model import LatentVariableModel
+from ..settings import Settings
+from ..utils import LogpxError
+from ..weights import build_model
+from ._reading import read_settings
+
+
+def find_data(settings: Settings, info: dict[str, Any], root: str | Path | None, given: DataSet | None) -> DataSet:
+    """Returns the data of the fit, those given or else by their name, and checks that their content is the same."""
+    wanted = settings.data
+    data = given or load_data(wanted.name, data_root=root or wanted.data_root, num_valid=wanted.num_valid)
+    if data.hash != info["data"]["hash"]:
+        raise LogpxError(
+            f"The data {wanted.name!r} ({data.source}) have hash {data.hash}, but the run was fitted to "
+            f"{info['data']['hash']}: give the same data by --data-root."
+        )
+    return data
+
+
+def part_of(data: DataSet, name: str, settings: Settings, info: dict[str, Any], flip: bool) -> Split:
+    """Returns a part of any data as the model sees them."""
+    fitted = info["data"]
+    binarization = "none" if data.kind == "binary" else settings.data.binarization
+    split = data.split(name, binarization, settings.data.data_seed, flip)
+    if list(data.event_shape) != fitted["event_shape"] or split.kind != fitted["model_kind"]:
+        raise ValueError(
+            f"The model is for {fitted['model_kind']} data of shape {tuple(fitted['event_shape'])}, but "
+            f"{data.name!r} are {split.kind} data of shape {data.event_shape}: give data like those of the fit."
+        )
+    return split
+
+
+def rebuilt_model(path: Path, info: dict[str, Any]) -> LatentVariableModel:
+    """Returns the model that a run's settings describe, without its weights; one of somebody's own is refused."""
+    if info["model"] != "settings":
+        raise LogpxError(
+            f"{path} was fitted with a model of your own ({info['model']}): hand it over, as in "
+            f"logpx.load({str(path)!r}, model=YourModel())."
+        )
+    data, settings = info["data"], read_settings(path / "config.yaml")
+    try:
+        return build_model(settings, data["event_shape"], data["model_kind"], data["levels"])
+    except (ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise LogpxError(
+            f"{path} describes a model that cannot be built ({first_line(error)}): restore its config.yaml "
+            "and run.json, or fit again."
+        ) from error

@@ -82,7 +82,7 @@ def versions(data: DataSet, folder: Path) -> dict[str, Callable[[int], float | N
 
 def fit(data: DataSet, path: Path, epochs: int, **settings: object) -> tuple[float, float]:
     """Returns the seconds from the end of the first epoch to that of the second, and the last test bound in nats."""
-    settings = {"validate_on": "none", **settings}
+    settings = {"validate_on": "none", "device": "cpu", **settings}
     run = logpx.fit(data, recipe="grey-bce", epochs=epochs, out=path, overwrite=True, progress=False, **settings)
     metrics = run.metrics()
     return metrics["seconds"][1] - metrics["seconds"][0], metrics["valid"][-1]

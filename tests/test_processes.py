@@ -230,7 +230,8 @@ import os, signal, sys
 from contextlib import contextmanager
 sys.path.insert(0, {tests!r})
 from helpers import POISON, Toy, toy_data
-from logpx import fit, train
+from logpx import fit
+from logpx.train import loop
 from logpx.processes import is_first_process
 
 @contextmanager
@@ -245,7 +246,7 @@ data.parts["train"][0] = POISON
 out = sys.argv[1]
 run = fit(data, model=Toy(), out=out + "/skip", epochs=2, batch_size=9, on_nonfinite="skip", devices=2)
 print(int(run.metrics()["skipped"][-1]) if is_first_process() else "", end="")
-train.track = track
+loop.track = track
 fit(toy_data(), model=Toy(), out=out + "/run", epochs=50, batch_size=9, devices=2)
 """
 

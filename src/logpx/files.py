@@ -206,13 +206,14 @@ def _explaining_full_disks(path: Path) -> Iterator[None]:
         ) from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that killed processes left in a folder and those within it.
+def remove_leftovers(folder: Path, stem: str = "*") -> None:
+    """Removes the temporary files that killed processes of this machine left in a folder and those within it.
 
     Arguments:
-        folder: The folder.
+        folder: The folder; where others may write to it, give a stem.
+        stem: The stem of the files that they were to become; by default any.
     """
-    for path in [*folder.glob(".*.tmp*"), *folder.glob("*/.*.tmp*")]:
+    for path in [*folder.glob(f".{stem}.*.tmp*"), *folder.glob(f"*/.{stem}.*.tmp*")]:
         writer = LEFTOVER.search(path.name)
         if writer and not _is_running(int(writer[1])):
             path.unlink(missing_ok=True)

@@ -184,6 +184,8 @@ def launched(
             fabric.launch()
         _watch(fabric)
         yield Processes(fabric)
+        # from here on they may end as they like
+        _children.clear()
     except BaseException as error:
         if not is_divided:
             raise
@@ -237,6 +239,8 @@ def _watch(fabric: Fabric) -> None:
 def _end_with_others() -> None:
     """Ends this process a while after another, where it waits or computes on and has seen nothing of it by then."""
     while not any(child.poll() for child in _children):
+        if not _children:
+            return
         time.sleep(1.0)
     time.sleep(PATIENCE)
     if not _children:

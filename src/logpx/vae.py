@@ -18,6 +18,7 @@ from .likelihoods import Likelihood, make_likelihood
 from .nn import MLP, ConvDecoder, ConvEncoder, ResidualMLP, latent_shape
 
 Prior = Literal["normal", "maf"]
+SAFE = {"logpx", "torch", "zuko"}
 MLPS: dict[str, type[MLP] | type[ResidualMLP]] = {"mlp": MLP, "residual": ResidualMLP}
 BLOCKS: dict[str, Literal["plain", "residual"]] = {"conv": "plain", "resnet": "residual"}
 
@@ -39,6 +40,16 @@ class VAE(nn.Module):
         self.prior = prior
         self.encoder = encoder
         self.decoder = decoder
+
+    @property
+    def is_thread_safe(self) -> bool:
+        """Whether threads may weigh draws at the same time, as where every part is of logpx, torch or zuko.
+
+        Of anybody's own parts nobody knows whether they keep or draw something.
+        """
+        packages = {type(module).__module__.split(".")[0] for module in self.modules()}
+        likelihoods = [module.likelihood for module in self.modules() if isinstance(module, Decoder)]
+        return packages <= SAFE and all(type(each).__module__.split(".")[0] in SAFE for each in likelihoods)
 
 
 def mlp_vae(

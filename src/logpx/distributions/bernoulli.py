@@ -69,8 +69,8 @@ class IndependentBernoulli(Independent):
         Raises:
             ValueError: If a value is neither 0 nor 1.
         """
-        # x^2 = x for 0 and 1 alone; several times as fast as two comparisons
-        if not torch.equal(x * x, x):
+        # x^2 = x for 0, 1 and infinity alone; several times as fast as two comparisons
+        if not torch.equal(x * x, x) or (x.numel() and x.amax() > 1):
             odd = x[(x != 0) & (x != 1)][0].item()
             raise ValueError(
                 f"A Bernoulli decoder needs data of 0 and 1, but got {odd:.6g}: binarize the data "

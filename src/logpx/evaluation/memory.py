@@ -11,8 +11,8 @@ import torch
 from ..evidence import Block, Estimator, Evidence
 from ..utils import COPIES, LogpxError
 
-# how the CPU's allocator says it, in a RuntimeError
-CPU_MESSAGE = "can't allocate memory"
+# how allocators and the system say it, in a RuntimeError
+MESSAGES = ("can't allocate memory", "can't start new thread", "CUBLAS_STATUS_ALLOC_FAILED")
 NOTE = (
     "Memory ran out, so that fewer draws were decoded at once: that takes longer, and changes the numbers by rounding."
 )
@@ -62,7 +62,7 @@ def _tried(estimator: Estimator, block: Block) -> Evidence | None:
     except (MemoryError, torch.OutOfMemoryError):
         return None
     except RuntimeError as error:
-        if CPU_MESSAGE not in str(error):
+        if not any(message in str(error) for message in MESSAGES):
             raise
         return None
 

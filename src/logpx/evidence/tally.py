@@ -6,6 +6,7 @@ __all__ = ["SAMPLE_BLOCK", "Tally", "is_random", "rows_at_once", "tally"]
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch.distributions import Distribution
 from ..model import Terms, observed_log_prob
 from ..montecarlo import LogMeanAccumulator
 from ..montecarlo.draws import map_blocks
-from ..utils import COPIES, chunks, keyed_rng, num_at_once, rng_state
+from ..utils import MEMORY_BUDGET, chunks, keyed_rng, num_at_once, rng_state
 from .block import Block
 from .results import Evidence
 
@@ -147,49 +148,45 @@ def _parts(block: Block, q: Distribution, num_samples: int, name: tuple[int | st
 class _How:
     """How parts of the draws are weighed: how many are decoded at once, and by how many threads.
 
-    A thread that has a part to itself need not wait for others after every operation, as the threads within one do.
+    A thread that has a part to itself need not wait for others after every operation, as the threads within one do. But
+    random numbers that a model draws meanwhile could not be keyed, so that only one that says so is weighed by several.
     """
 
     block: Block
     q: Distribution
     name: tuple[int | str, ...]
     rows: int
-    is_random: bool
     num_workers: int
     autocast: torch.dtype | None
 
     @classmethod
     def of(cls, block: Block, q: Distribution, z: Tensor, name: tuple[int | str, ...]) -> _How:
-        p, is_random = _decoded(block, z[:1])
-        rows = RANDOM_BLOCK if is_random else num_at_once(p, block.memory_budget)
+        rows, is_safe = rows_at_once(block, z[:1]), getattr(block.model, "is_thread_safe", False)
+        # where memory has run out before, one thread takes the least
+        is_ample = block.memory_budget >= MEMORY_BUDGET
+        may_divide = is_safe and is_ample and z.device.type == "cpu" and not is_random(block, z[:1])
         fitting = max(1, MEMORY_OF_DRAWS // (z.numel() * z.element_size()))
-        workers = 1 if is_random or z.device.type != "cpu" else min(torch.get_num_threads(), fitting)
+        workers = min(torch.get_num_threads(), fitting) if may_divide and len(z) == SAMPLE_BLOCK else 1
         # threads do not inherit it
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        return cls(block, q, name, rows, is_random, workers, dtype)
+        return cls(block, q, name, rows, workers, dtype)
 
     @torch.no_grad()
     def weigh(self, part: _Part) -> Terms:
-        """Weighs a part: decoded in pieces that fit the memory, each keyed by its place where it draws."""
-        if self.autocast is None:
-            return self._weigh(part)
-        with torch.autocast("cpu", self.autocast):
-            return self._weigh(part)
+        """Weighs a part in pieces that fit the memory; what one thread draws meanwhile is keyed by its place."""
+        terms = []
+        for place, z in enumerate(part.z.split(self.rows)):
+            with self._keyed(part.number, place), self._as_outside():
+                terms.append(self.block.weigh(z, self.q))
+        return Terms(part.z, *(torch.cat(pieces) for pieces in list(zip(*terms, strict=True))[1:]))
 
-    def _weigh(self, part: _Part) -> Terms:
-        block, z = self.block, part.z
-        log_likelihood = [self._decode(some, part.number, place) for place, some in enumerate(z.split(self.rows))]
-        # z is small beside what is decoded: its densities are had for more draws at once
-        fitting = max(self.rows, block.memory_budget // (4 * COPIES * z[0].numel()))
-        densities = [block.log_densities(some, self.q) for some in z.split(fitting)]
-        log_prior, log_proposal = (torch.cat(pieces) for pieces in zip(*densities, strict=True))
-        return Terms(z, torch.cat(log_likelihood), log_prior, log_proposal)
+    def _keyed(self, part: int, place: int) -> AbstractContextManager[None]:
+        if self.num_workers > 1:
+            return nullcontext()
+        return keyed_rng(self.block.seed, *self.name, part, place, device=self.block.x.device)
 
-    def _decode(self, z: Tensor, part: int, place: int) -> Tensor:
-        if not self.is_random:
-            return self.block.log_likelihood(z)
-        with keyed_rng(self.block.seed, *self.name, part, place, device=z.device):
-            return self.block.log_likelihood(z)
+    def _as_outside(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.autocast is None else torch.autocast("cpu", self.autocast)
 
 
 def rows_at_once(block: Block, z: Tensor) -> int:

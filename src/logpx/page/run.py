@@ -73,7 +73,9 @@ def report(
     bounds = run.bounds() or {}
     figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
     images = {name: png(figure) for name, figure in figures.items()}
-    remove_leftovers(run.path)
+    # others may be writing the rest
+    remove_leftovers(run.path / "figures")
+    remove_leftovers(run.path, "report")
     for name, image in images.items():
         write_bytes(run.path / "figures" / f"{name}.png", image)
     page = _render(

@@ -253,7 +253,8 @@ class Run:
         with divided(device, devices, num_nodes) as processes, held(self.path) if processes.is_first else nullcontext():
             model = self.load_model(weights)
             digest = hashlib.sha256((self.path / f"{weights}.safetensors").read_bytes()).hexdigest()
-            shards = Shards(self.path / PARTS, f"sha256:{digest[:16]}")
+            config = hashlib.sha256((self.path / "config.yaml").read_bytes()).hexdigest()
+            shards = Shards(self.path / PARTS, f"{self.info['model']}, sha256:{digest[:16]} {config[:16]}")
             data = processes.first_first(partial(self.load_split, split))
             evaluation = evaluate(model, data, device=device, shards=shards, processes=processes, **options)
             record = {**evaluation.record, "weights": {"which": weights, "hash": f"sha256:{digest[:16]}"}}

@@ -144,12 +144,14 @@ def resume(
         built = _build(run.settings, run.load_data(), train) if is_built else checked_model(run.build_model())
         given = {"epochs": epochs, "max_iterations": max_iterations}
         with _held(run.path, processes):
+            if run.is_em:
+                require_one_process(run.settings, processes)
+            else:
+                require_divisible(built, run.settings, train, processes)
             if prolonged := {name: number for name, number in given.items() if number is not None}:
                 processes.by_first(partial(run.write_settings, run.settings.override(**prolonged)))
             if run.is_em:
-                require_one_process(run.settings, processes)
                 return fit_by_em(run, run.settings, built, progress)
-            require_divisible(built, run.settings, train, processes)
             return train_by_steps(run, run.settings, built, progress, processes)
 
 

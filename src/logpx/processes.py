@@ -1,7 +1,8 @@
 """The processes of one computation, started by Lightning Fabric: what they share, decide together, and end together.
 
 `--devices N` starts N processes on this machine, by the same command; torchrun and SLURM start them themselves. All
-read, one writes. What one of them finds wrong ends them all, and one of them says it.
+read; the first writes to the run folder, but for finished parts of an evaluation. What one of them finds wrong ends
+them all, and one of them says it.
 """
 
 from __future__ import annotations

@@ -24,10 +24,11 @@ import pytest
 from helpers import assert_same_result, command, contents, environment, metrics
 
 import logpx
-from logpx import LogpxError, checkpoint, cli, train
+from logpx import LogpxError, checkpoint, cli
 from logpx.checkpoint import State
 from logpx.files import LEFTOVER, read_json, remove_leftovers
 from logpx.lock import HOLDER, LOCK, held
+from logpx.train import loop
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the processor time of other processes")
 PATIENCE = 300.0  # seconds until a process that should have ended is given up
@@ -505,10 +506,10 @@ def test_a_long_epoch_is_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Mo
         steps.append(state.step)
         checkpoint.save(run, state, *rest)
 
-    monkeypatch.setattr(train, "save", save)
+    monkeypatch.setattr(loop, "save", save)
     options = {"hidden": (8,), "epochs": 1, "batch_size": 300}
     logpx.fit("digits", out=tmp_path / "run", **options)
     assert steps == [4]
-    monkeypatch.setattr(train, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1.0)
     logpx.fit("digits", out=tmp_path / "often", **options)
     assert steps == [4, 1, 2, 3, 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,24 @@ def test_what_may_be_absent_is_taken_away_by_the_word_of_its_help(
     assert found is not None
     text = printed(capsys, "digits", "--" + name.replace("_", "-"), found[1])
     assert flat(Settings.from_dict(yaml.safe_load(text)))[name] is None
+
+
+def test_a_file_is_parsed_once_and_again_when_it_holds_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def load(text: str) -> Any:
+        parsed.append(text)
+        return yaml.load(text, yaml.SafeLoader)
+
+    monkeypatch.setattr(yaml, "safe_load", load)
+    path = tmp_path / "config.yaml"
+    for seed in (3, 3, 4):
+        path.write_text(f"seed: {seed}")
+        os.utime(path, (0, 0))
+        assert Settings.from_file(path) == Settings.from_file(path) == Settings(seed=seed)
+    assert parsed == ["seed: 3", "seed: 4"]
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,10 @@ BAD_MATS = {
         mat_bytes({"X": X}).replace(b"\x02\0\0\0\x36\0\0\0", b"\x01\0\0\0\x36\0\0\0"),
         r"received 'X' of shape \(3, 3, 3, 2\) \(int8\)",
     ),
+    "values of no known type": (
+        mat_bytes({"X": X}).replace(b"\x02\0\0\0\x36\0\0\0", b"\x7f\0\0\0\x36\0\0\0"),
+        "the values of X are not stored as bytes",
+    ),
     "short header": (mat_bytes({"X": X})[:126], "SciPy cannot read"),
     "other name": (mat_bytes({"x": X}), r"received 'x' of shape"),
     "no array": (mat_bytes({}), "received none; get the right file"),

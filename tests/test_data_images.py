@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,25 @@ def test_an_unreadable_image_is_one_error(tmp_path: Path) -> None:
     for content in (b"not an image", (tmp_path / "01.png").read_bytes()[:-25]):
         (tmp_path / "02.png").write_bytes(content)
         check_error("expected a readable image", tmp_path / "02.png", lambda _: load_data(tmp_path))
+
+
+def test_an_image_that_says_it_is_huge_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """A PNG of a few bytes whose header promises 5,000 x 5,000 pixels."""
+    write_images(tmp_path, 4)
+    path = tmp_path / "02.png"
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", 5000, 5000) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    with pytest.raises(LogpxError, match=r"02.png: expected an image of at most 16,777,216 pixels, .* 5000x5000"):
+        load_data(tmp_path)
+
+
+def test_an_image_of_another_format_than_its_name_is_refused(tmp_path: Path) -> None:
+    """Pillow reads many formats, and some of its readers believe whatever a header says."""
+    write_images(tmp_path, 4)
+    Image.new("L", (3, 2)).save(tmp_path / "02.png", format="GIF")
+    with pytest.raises(LogpxError, match=r"02.png: expected a readable image"):
+        load_data(tmp_path)
 
 
 def test_a_folder_without_images_or_without_test_is_one_error(tmp_path: Path) -> None:

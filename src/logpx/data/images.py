@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["load_images"]
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from ..utils import LogpxError
 from ._parts import Raw, from_parts, from_whole
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_FORMATS = ("PNG", "JPEG", "WEBP")
 _CHANNELS = {"L": 1, "RGB": 3}
 _PARTS = ("train", "valid", "test")
+_MAX_PIXELS = 2**24  # of one image: a few bytes can say that they are thousands of times as many
 
 
 def load_images(folder: Path) -> Raw:
@@ -56,7 +59,7 @@ def _image_paths(folder: Path) -> list[Path]:
 
 def _form(path: Path) -> tuple[str, tuple[int, int]]:
     """Returns mode and size (width, height) of the first image, which are those of all."""
-    mode, size = _open(path)[1:]
+    _, mode, size = _open(path)
     if mode not in _CHANNELS:
         raise LogpxError(
             f"{path}: expected a grey (L) or colour (RGB) image, received mode {mode}; convert the images to L or RGB."
@@ -81,7 +84,13 @@ def _read_all(paths: list[Path], first: Path, form: tuple[str, tuple[int, int]])
 def _open(path: Path) -> tuple[np.ndarray, str, tuple[int, int]]:
     """Returns pixels, mode and size (width, height)."""
     try:
-        with Image.open(path) as image:
+        # from memory: what a header asks for beyond the end of the file is then not made room for
+        with Image.open(io.BytesIO(path.read_bytes()), formats=_FORMATS) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise LogpxError(
+                    f"{path}: expected an image of at most {_MAX_PIXELS:,} pixels, received the size "
+                    f"{image.width}x{image.height}; resize or delete it."
+                )
             return np.array(image), image.mode, image.size
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise LogpxError(

@@ -182,7 +182,7 @@ def names(run: Path) -> set[str]:
 def test_a_fit_that_is_killed_at_any_moment_is_resumed_to_the_same_bits(
     zygote: Zygote, data: Path, whole: Reference, tmp_path: Path
 ) -> None:
-    """At 20 random moments, counted in processor time; a fit that ended before its moment is no kill, but is compared."""
+    """At 20 random moments, counted in processor time; a fit that ended before its moment is only compared."""
     moments, num_killed, seconds = random.Random(0), 0, whole.seconds
     for number in range(60):
         run = tmp_path / str(number)

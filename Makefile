@@ -18,7 +18,7 @@ check: $(VENV)/tested
 	$(BIN)/mypy
 
 suite: $(VENV)/tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 fuzz: $(VENV)/tested
 	LOGPX_FUZZ_SECONDS=300 $(BIN)/python -m pytest tests/test_fuzz.py -s

@@ -33,6 +33,13 @@ def flipped(path: Path, trace: Path) -> None:
     path.write_bytes(content)
 
 
+def altered(path: Path, trace: Path) -> None:
+    """Turns over the last bit of a number in the middle, which no parser can see."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8 * 4] ^= 1
+    path.write_bytes(content)
+
+
 def truncated(path: Path, trace: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -75,6 +82,7 @@ DAMAGE = [
     ("training.pt", pickled, RESUME, "training.pt cannot be resumed from"),
     ("training.pt", pickled_by_torch, RESUME, "training.pt cannot be resumed from"),
     ("best.safetensors", pickled, EVALUATE, "best.safetensors cannot be read as weights"),
+    ("best.safetensors", altered, EVALUATE, "its values are not those that were written"),
     ("evaluation.npz", pickled_array, ["report", "RUN"], "evaluation.npz cannot be read"),
     ("config.yaml", tagged, EVALUATE, "cannot be read as YAML"),
     ("config.yaml", misspelt, EVALUATE, "'learning_rat': did you mean 'learning_rate'?"),

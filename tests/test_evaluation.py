@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -970,6 +971,21 @@ def test_memory_for_less_than_one_draw_is_refused_and_other_errors_are_not_taken
     errors: list[Exception] = [MemoryError()]
     monkeypatch.setattr(Estimator, "__call__", estimate)
     with pytest.raises(logpx.LogpxError, match=r"too little memory on cpu to evaluate 32 data of shape \(6,\).*draws"):
+        evaluate(exact(0.8), reals(100), **SHARDED[0])
+    errors[0] = RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        evaluate(exact(0.8), reals(100), **SHARDED[0])
+
+
+def test_where_memory_runs_out_already_for_a_first_look_the_evaluation_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look(block: Block) -> list[str]:
+        raise errors[0]
+
+    errors: list[Exception] = [RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 7 bytes")]
+    monkeypatch.setattr(sys.modules["logpx.evaluation.evaluate"], "inspect_model", look)
+    with pytest.raises(logpx.LogpxError, match="too little memory on cpu to evaluate 32 data"):
         evaluate(exact(0.8), reals(100), **SHARDED[0])
     errors[0] = RuntimeError("shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="shapes cannot"):

@@ -12,6 +12,7 @@ __all__ = [
     "read_json",
     "remove_leftovers",
     "staged",
+    "sync_folder",
     "write_arrays",
     "write_atomically",
     "write_bytes",
@@ -161,6 +162,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     with staged(path, write) as tmp:
         tmp.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Lets new names of files in a folder outlive a power failure, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some network disks know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -202,7 +219,7 @@ def _explaining_full_disks(path: Path) -> Iterator[None]:
         kept = "the earlier file is intact" if path.exists() else "no part of it is left"
         raise LogpxError(
             f"{path} cannot be written because {reasons[0]}; {kept}: free space, then give the same command again, or "
-            f"go on with a fit by 'logpx fit --resume {path.parent}'."
+            "go on with a fit by 'logpx fit --resume' and its folder."
         ) from error
 
 

@@ -182,19 +182,13 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 def _axis(few: tuple[int, ...] | None, more: tuple[int, ...] | None) -> Axis | None:
     if few is None or more is None or few == more:
         return None
-    differing = [dim for dim, (a, b) in enumerate(zip(few, more, strict=False)) if a != b]
-    fold = few[differing[0]] // FEW if differing else 0
-    if (
-        len(few) != len(more)
-        or len(differing) != 1
-        or (few[differing[0]], more[differing[0]])
-        != (
-            FEW * fold,
-            MORE * fold,
-        )
-    ):
+    differing = [(dim, *sizes) for dim, sizes in enumerate(zip(few, more, strict=False)) if sizes[0] != sizes[1]]
+    dim, size_few, size_more = differing[0] if differing else (0, 0, 0)
+    fold = size_few // FEW
+    is_counted = len(few) == len(more) and len(differing) == 1 and (size_few, size_more) == (FEW * fold, MORE * fold)
+    if not is_counted:
         raise ValueError(
             f"Draws of shape {few} for {FEW} data and {more} for {MORE} do not count data in one dimension, so no "
             f"batch can be divided: {CURE}."
         )
-    return Axis(differing[0], fold)
+    return Axis(dim, fold)

@@ -5,10 +5,12 @@ from __future__ import annotations
 __all__ = ["build_model", "check_given", "likelihood_of", "load_weights", "save_weights"]
 
 import dataclasses
+import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -22,6 +24,8 @@ from .settings import ModelSettings, Settings
 from .utils import LogpxError, keyed_rng
 from .vae import BLOCKS, MLPS, conv_vae, mlp_vae
 
+# Where a file of weights holds their digest, in its header.
+DIGEST = "sha256"
 # The settings of a model that the builders take under the same names.
 SHARED = ("latent_dim", "network", "activation", "encoder_dropout", "decoder_dropout", "prior")
 MLP = ("hidden",)
@@ -142,18 +146,21 @@ def _has(likelihood: type[Likelihood], option: str) -> bool:
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes weights to a safetensors file, whole or not at all.
+    """Writes weights to a safetensors file with their digest, whole or not at all.
 
     Arguments:
         state: The weights by name.
         path: The file.
     """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    write_atomically(path, lambda tmp: tmp.write_bytes(safetensors.torch.save(tensors)))
+    content = safetensors.torch.save(tensors, metadata={DIGEST: _digest(tensors)})
+    write_atomically(path, lambda tmp: tmp.write_bytes(content))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Reads weights from a safetensors file into a model.
+
+    Files of other programs, which hold no digest of ours, are not checked against one.
 
     Arguments:
         model: The module that takes the weights.
@@ -167,8 +174,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path} is not there: the fit has not come so far; try the last weights, or continue the fit."
         )
     try:
-        state = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
+        state = _checked(path)
+    except (OSError, SafetensorError, ValueError) as error:
         raise LogpxError(f"{path} cannot be read as weights ({first_line(error)}): restore it or fit again.") from error
     try:
         model.load_state_dict(state)
@@ -176,3 +183,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise LogpxError(
             f"{path} holds weights of another architecture: {first_line(error, 1)}; use the model of the run."
         ) from error
+
+
+def _checked(path: Path) -> dict[str, torch.Tensor]:
+    with safetensors.safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        kept = (file.metadata() or {}).get(DIGEST)
+    if kept is not None and kept != _digest(state):
+        raise ValueError("its values are not those that were written")
+    return state
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Returns a digest of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

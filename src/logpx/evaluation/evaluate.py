@@ -26,7 +26,7 @@ from ..progress import track
 from ..subset import CONTROL_SAMPLES, draw_subset
 from ..utils import MEMORY_BUDGET, choose_device, generator, keyed_rng
 from ..version import __version__
-from .memory import Memory
+from .memory import Memory, refused
 from .record import Asked, describe, record_of
 from .result import Evaluation
 from .shards import Shards
@@ -112,8 +112,7 @@ def evaluate(
         if shards is not None:
             shards.open(_key(split, how, seed, subset, target), processes)
         with _placed(model, target), evaluating(model), nullcontext() if shards is None else shards.kept():
-            found = [] if how.name == "exact" else inspect_model(_block(work, torch.arange(len(split)), 0, seed))
-            relaxed = _relaxation(_block(work, index, 0, seed), split.kind)
+            found, relaxed = _inspected(work, how, index, seed)
             control = None if subset is None else _control(work, seed)
             evidence = _estimate(work, "data", index, how, seed)
         memory.is_short = processes.any(memory.is_short)
@@ -211,6 +210,14 @@ def _block(work: _Work, index: Tensor, number: int, seed: int) -> Block:
     places = index[number * DATA_BLOCK : (number + 1) * DATA_BLOCK].to(work.device)
     batch = work.split.batch(places, work.device)
     return Block(work.model, batch.x, batch.context, batch.mask, seed, number)
+
+
+def _inspected(work: _Work, estimator: Estimator, index: Tensor, seed: int) -> tuple[list[str], str | None]:
+    """Returns what a look at a few draws found, and why the likelihood is relaxed, if it is."""
+    all_data, block = torch.arange(len(work.split)), _block(work, index, 0, seed)
+    with refused(estimator, block):
+        found = [] if estimator.name == "exact" else inspect_model(_block(work, all_data, 0, seed))
+        return found, _relaxation(block, work.split.kind)
 
 
 def _relaxation(block: Block, kind: str) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "refused"]
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -55,16 +57,38 @@ class Memory:
         return [NOTE] if self.is_short else []
 
 
+@contextmanager
+def refused(estimator: Estimator, block: Block) -> Iterator[None]:
+    """Within the block a few draws are decoded: where memory runs out already then, fewer at once are no help.
+
+    Arguments:
+        estimator: The estimator that is to come.
+        block: The block of data.
+
+    Raises:
+        LogpxError: If memory runs out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
+            raise
+        raise LogpxError(_refusal(estimator, block)) from error
+
+
 def _tried(estimator: Estimator, block: Block) -> Evidence | None:
     """Returns the estimates, or None where memory ran out: what filled it is let go only when the handler is left."""
     try:
         return estimator(block)
-    except (MemoryError, torch.OutOfMemoryError):
-        return None
-    except RuntimeError as error:
-        if not any(message in str(error) for message in MESSAGES):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_shortage(error):
             raise
         return None
+
+
+def _is_shortage(error: Exception) -> bool:
+    is_named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_named or any(message in str(error) for message in MESSAGES)
 
 
 def _refusal(estimator: Estimator, block: Block) -> str:

@@ -13,7 +13,7 @@ import torch
 from ..distributions import relaxation
 from ..evaluation import Shards
 from ..evidence import simulate
-from ..files import arrays_writer, json_writer, staged
+from ..files import arrays_writer, json_writer, staged, sync_folder
 from ..model import LatentVariableModel, call, evaluating
 from .folder import PARTS
 
@@ -24,8 +24,11 @@ def keep_evaluation(path: Path, record: Mapping[str, Any], scores: Mapping[str, 
     numbers, record_path = (path / name for name in names)
     with staged(numbers, writers[0]) as new_numbers, staged(record_path, writers[1]) as new_record:
         record_path.unlink(missing_ok=True)
+        sync_folder(path)
         new_numbers.replace(numbers)
+        sync_folder(path)
         new_record.replace(record_path)
+        sync_folder(path)
     shards.remove()
 
 

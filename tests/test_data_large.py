@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import logpx
-from logpx.data import DataSet, Split, load_data, rows, stored
+from logpx.data import Batch, DataSet, Split, load_data, rows, stored
 from logpx.data.rows import Rows
 from logpx.utils import LogpxError
 
+FEW: dict[str, Any] = {**TINY, "epochs": 1, "batch_size": 10, "validate_on": "none"}
 GREYS = np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8)
 COLOURS = np.random.default_rng(1).integers(0, 256, (40, 4, 6, 3), dtype=np.uint8)
 needs_preadv = pytest.mark.skipif(not hasattr(os, "preadv"), reason="without preadv all arrays are read into memory")
@@ -163,6 +166,56 @@ def test_batches_are_announced_before_they_are_read(
         asked.clear(), announced.clear()
         next(batches)
         assert (asked, announced) == (order[start : start + 4], order[start + 4 : start + 8])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_fit_announces_the_parts_of_the_next_batch_as_it_will_read_them(
+    tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, announced, batch = list[list[int]](), list[list[int]](), Split.batch
+    monkeypatch.setattr(Split, "announce", lambda self, index: announced.append(index.tolist()))
+
+    def noted(self: Split, index: Tensor, device: torch.device | str = "cpu") -> Batch:
+        read.append(index.tolist())
+        return batch(self, index, device)
+
+    monkeypatch.setattr(Split, "batch", noted)
+    path = saved(tmp_path / "own.npy", GREYS)
+    logpx.fit(path, out=tmp_path / "run", accumulate=accumulate, **FEW)
+    assert len(announced) > 1
+    assert announced == read[-len(announced) :]
+
+
+def test_announced_rows_are_read_ahead_by_another_thread_and_others_when_they_are_asked_for() -> None:
+    readers: list[str] = []
+
+    def read(index: NDArray[np.int64]) -> NDArray[Any]:
+        readers.append(threading.current_thread().name)
+        return GREYS[index]
+
+    ahead = stored.read_ahead(stored.Stored(GREYS.shape, GREYS.dtype, read))
+    ours, batches = threading.current_thread().name, np.random.default_rng(0).permutation(60).reshape(10, 6)
+    for batch, later in itertools.pairwise(batches):
+        ahead.announce(later)
+        assert np.array_equal(ahead.read(batch), GREYS[batch])
+    assert np.array_equal(ahead.read(batches[-1]), GREYS[batches[-1]])
+    assert [name == ours for name in sorted(readers, key=ours.__ne__)] == [True] + 9 * [False]
+
+
+def test_of_announced_rows_that_nobody_asks_for_few_are_kept() -> None:
+    ahead = stored.read_ahead(stored.in_memory(GREYS))
+    for batch in np.arange(60).reshape(20, 3):
+        ahead.announce(batch)
+    assert len(ahead.announce.__self__.waiting) == stored._MOST_AHEAD
+    assert np.array_equal(ahead.read(np.arange(3)), GREYS[:3])
+
+
+def test_an_error_of_rows_that_are_read_ahead_is_that_of_who_asks_for_them() -> None:
+    ahead = stored.read_ahead(stored.in_memory(GREYS))
+    ahead.announce(np.array([60]))
+    assert np.array_equal(ahead.read(np.array([1])), GREYS[[1]])
+    with pytest.raises(IndexError, match="index 60 is out of bounds"):
+        ahead.read(np.array([60]))
 
 
 def test_draws_of_an_epoch_depend_on_the_datum_alone(tmp_path: Path, nothing_is_small: None) -> None:

@@ -19,7 +19,7 @@ from ._parts import Raw
 from .arrays import from_arrays
 from .catalogue import PREFIX
 from .columns import images, numbers
-from .stored import Stored
+from .stored import Stored, read_ahead
 
 _NAMES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 # One split, and all of them: the library is not typed and need not be there.
@@ -171,4 +171,4 @@ def _stored(where: str, table: _Table, column: str) -> Stored:
     if isinstance(feature, datasets.Image):
         # as files, of which one header costs less than a picture
         kept = kept.cast_column(column, datasets.Image(decode=False))
-    return images(where, kept.with_format("arrow"), column)
+    return read_ahead(images(where, kept.with_format("arrow"), column))

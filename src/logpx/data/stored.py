@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["MAPPED_FROM", "Stored", "in_memory", "npy_file"]
+__all__ = ["MAPPED_FROM", "Stored", "in_memory", "npy_file", "read_ahead"]
 
 import math
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ..utils import LogpxError, chunks
 # Arrays of so many bytes and more stay where they are stored.
 MAPPED_FROM = 1 << 28
 _PIECE_BYTES = 1 << 22
+# So many announced batches, or parts of them, are kept at most.
+_MOST_AHEAD = 4
 _MAGIC = b"\x93NUMPY"
 
 Index = NDArray[np.int64]
@@ -78,6 +81,18 @@ def in_memory(array: Array) -> Stored:
     return Stored(array.shape, array.dtype, array.__getitem__, array=array)
 
 
+def read_ahead(stored: Stored) -> Stored:
+    """Returns an array whose announced rows a thread of its own reads while others are in use.
+
+    It pays where to read is to compute, as with images that have to be decoded.
+
+    Arguments:
+        stored: The array, whose rows one thread may read while another one reads others.
+    """
+    ahead = _Ahead(stored.read)
+    return replace(stored, read=ahead.read, announce=ahead.announce)
+
+
 def npy_file(path: Path) -> Stored | None:
     """Opens a large .npy file without reading it, or returns None where it has to be read at once.
 
@@ -102,6 +117,25 @@ def npy_file(path: Path) -> Stored | None:
         return None
     rows = _FileRows(path, mapped.offset, mapped.shape[1:], mapped.dtype)
     return Stored(mapped.shape, mapped.dtype, rows.read, rows.announce)
+
+
+class _Ahead:
+    """Reads announced rows in a thread, and others when they are asked for."""
+
+    def __init__(self, rows: Callable[[Index], Array]) -> None:
+        self.rows, self.pool = rows, ThreadPoolExecutor(1, thread_name_prefix="logpx-ahead")
+        self.waiting: dict[bytes, Future[Array]] = {}
+
+    def announce(self, index: Index) -> None:
+        # what nobody asked for, as after the last batch of an epoch that was broken off, gives way
+        while len(self.waiting) >= _MOST_AHEAD:
+            self.waiting.pop(next(iter(self.waiting))).cancel()
+        if len(index):
+            self.waiting[index.tobytes()] = self.pool.submit(self.rows, index.copy())
+
+    def read(self, index: Index) -> Array:
+        found = self.waiting.pop(index.tobytes(), None)
+        return self.rows(index) if found is None else found.result()
 
 
 class _FileRows:

@@ -66,7 +66,8 @@ def train_by_steps(run: Run, settings: Settings, model: nn.Module, progress: boo
                 break
             model.train()
             values, due = train.epoch(epoch), time.perf_counter() + SAVE_EVERY
-            for index in _rest_of_epoch(values, settings, epoch, state.step - epoch * steps_per_epoch):
+            for index, later in _rest_of_epoch(values, settings, epoch, state.step - epoch * steps_per_epoch):
+                step.announce(values, later)
                 beta = beta_at(settings.objective, state.step / steps_per_epoch)
                 learning_rate = learning_rate_at(options, state.step, num_steps)
 
@@ -115,13 +116,12 @@ def train_by_steps(run: Run, settings: Settings, model: nn.Module, progress: boo
     return run
 
 
-def _rest_of_epoch(split: Split, settings: Settings, epoch: int, done: int) -> Iterator[Tensor]:
-    """Yields the data of the batches of an epoch after those that are done, in an order that seed and epoch decide."""
+def _rest_of_epoch(split: Split, settings: Settings, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the batches of an epoch after those that are done, each with the next, as seed and epoch order them."""
     order = torch.randperm(len(split), generator=generator(settings.seed, "order", epoch))
     size = settings.train.batch_size
     for start in range(done * size, len(split), size):
-        split.announce(order[start + size : start + 2 * size])
-        yield order[start : start + size]
+        yield order[start : start + size], order[start + size : start + 2 * size]
 
 
 def _loggers(run: Run, options: TrainSettings) -> list[Any]:

@@ -83,8 +83,7 @@ class Step:
         """
         for parameter in self.parameters:
             parameter.grad = None
-        processes, fabric = self.processes, self.processes.fabric
-        shares = shares_of(len(index), processes.rank, processes.count, self.settings.train.accumulate)
+        processes, fabric, shares = self.processes, self.processes.fabric, self._shares(len(index))
         bound = torch.zeros((), device=fabric.device)
         for share in shares:
             batch = values.batch(index[share.start : share.stop], fabric.device)
@@ -94,6 +93,19 @@ class Step:
                 fabric.backward(mean * -(share.weight * processes.count))
             bound += mean.detach() * share.weight
         return bound.item()
+
+    def announce(self, values: Split, index: Tensor) -> None:
+        """Says which data the next step will ask for.
+
+        Arguments:
+            values: The data of the epoch.
+            index: Which of them are the next batch, with shape (B,); none after the last one.
+        """
+        for share in self._shares(len(index)) if len(index) else ():
+            values.announce(index[share.start : share.stop])
+
+    def _shares(self, size: int) -> list[Share]:
+        return shares_of(size, self.processes.rank, self.processes.count, self.settings.train.accumulate)
 
     def _mean(self, batch: Batch, share: Share, number: int, beta: float) -> Tensor:
         fabric, seed = self.processes.fabric, self.settings.seed

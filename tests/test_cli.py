@@ -21,6 +21,7 @@ import logpx
 from logpx import plots
 from logpx.cli import COMMANDS, main
 from logpx.cli.evidence import PROPOSAL
+from logpx.data import load_data
 from logpx.evidence import METHODS, PROPOSALS
 from logpx.run import Run
 
@@ -70,7 +71,7 @@ OPTIONS = {
     "reconstruct": ["RUN", "--num", "--split", "--draw", "--output", "--seed", "--data-root"],
     "encode": ["RUN [DATA]", "--output", "--data-root"],
     "report": ["RUN", "--baseline", "--data-root"],
-    "data": ["--data-root"],
+    "data": ["DATA", "--save", "--data-root"],
     "simulate": ["--deadline", "--proposal", "--compare", "--html", "--example", "--num-trials", "--seed"],
 }
 
@@ -342,6 +343,19 @@ def test_the_known_data_are_listed_with_where_they_are(tmp_path: Path, capsys: p
     assert "8-bit, 1x28x28; train 50,000, valid 10,000, test 10,000" in text
 
 
+def test_a_copy_of_data_is_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "own.npy", np.random.default_rng(0).integers(0, 256, (30, 6), dtype=np.uint8))
+    copy, data = tmp_path / "copy", load_data(tmp_path / "own.npy")
+    parts = [str(copy / f"{part}.npy") for part in ("train", "valid", "test")]
+    assert called(capsys, "data", tmp_path / "own.npy", "--save", copy).splitlines() == [
+        *parts,
+        f"Next: logpx fit {copy}",
+    ]
+    assert load_data(copy).hash == data.hash
+    code, err = refused(capsys, "data", "digits", "--save", str(copy))
+    assert code == 1 and "expected 256 levels, which is what a file of bytes is taken to have, received 17" in err
+
+
 def test_real_data_get_a_gaussian_and_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "reals.npy", 3 + normal(200, 4).numpy())
     run = tmp_path / "run"
@@ -443,6 +457,7 @@ def test_every_proposal_can_be_chosen_and_reported() -> None:
         ["evaluate", "run", "--estimator", "magic"],
         ["sample", "run", "-n", "many"],
         ["data", "digits"],
+        ["data", "--save", "copy"],
         ["fit"],
         ["fit", "digits", "--recipe", "mnist", "--config", "config.yaml"],
         ["fit", "digits", "--resume", "run"],

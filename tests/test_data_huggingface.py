@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 import logpx
-from logpx.data import load_data, stored
+from logpx.data import huggingface, load_data, save_data, stored
 from logpx.data.rows import Rows
 from logpx.utils import LogpxError
 
@@ -83,6 +83,10 @@ def saved(folder: Path, array: NDArray[Any]) -> Path:
     return folder
 
 
+def two_columns(folder: Path) -> Path:
+    return table(folder / "a.parquet", a=files(GREYS), b=files(GREYS), y=[1] * 30)
+
+
 SOURCES = {
     "an array in parquet": (lambda folder: tensor(folder / "a.parquet", GREYS), GREYS),
     "lists in parquet": (lambda folder: table(folder / "a.parquet", v=REAL.tolist(), y=[1.0] * 30), REAL.astype("f8")),
@@ -111,6 +115,68 @@ def test_a_single_split_is_what_the_same_array_is(
     if isinstance(rows := data.parts["train"], Rows):
         # what begins and ends as neighbours would
         assert torch.equal(rows.read(np.array([4, 6, 5, 7])), rows.read(np.arange(4, 8))[[0, 2, 1, 3]])
+
+
+@pytest.mark.parametrize("at_once", [7, 256])
+@pytest.mark.parametrize("case", SOURCES)
+def test_a_streamed_copy_is_what_the_same_array_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, at_once: int
+) -> None:
+    monkeypatch.setattr(huggingface, "_STREAMED_AT_ONCE", at_once)
+    write, array = SOURCES[case]
+    (path,) = save_data(f"hf:{write(tmp_path / 'own')}", tmp_path / "copy")
+    assert path == tmp_path / "copy" / "data.npy"
+    copy = np.load(path)
+    assert copy.dtype == array.dtype and np.array_equal(copy, array)
+    assert load_data(path).hash == load_data(f"hf:{tmp_path / 'own'}").hash
+    assert not list((tmp_path / "copy").glob(".*"))
+
+
+def test_a_streamed_copy_has_the_same_parts(tmp_path: Path) -> None:
+    for part, start, stop in (("train", 0, 20), ("validation", 20, 23), ("test", 23, 30)):
+        table(tmp_path / "all" / f"{part}.parquet", v=REAL[start:stop].tolist())
+    paths = save_data(f"hf:{tmp_path / 'all'}", tmp_path / "copy")
+    assert [path.name for path in paths] == ["train.npy", "valid.npy", "test.npy"]
+    assert load_data(tmp_path / "copy").hash == load_data(f"hf:{tmp_path / 'all'}").hash
+
+
+def test_a_stream_that_breaks_off_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface, "_STREAMED_AT_ONCE", 10)
+    source = f"hf:{table(tmp_path / 'own' / 'a.parquet', v=REAL.tolist())}"
+    read, left = datasets.IterableDataset.iter, [2]
+
+    def broken(self: Any, size: int) -> Any:
+        for batch in read(self, size):
+            if not left[0]:
+                raise ConnectionError("the line is dead.")
+            left[0] -= 1
+            yield batch
+
+    monkeypatch.setattr(datasets.IterableDataset, "iter", broken)
+    with pytest.raises(LogpxError, match="received: the line is dead; give the same command again"):
+        save_data(source, tmp_path / "copy")
+    assert not list((tmp_path / "copy").iterdir())
+
+
+STREAMS_REFUSED = {
+    "a change of shape": (
+        lambda folder: table(folder / "a.parquet", v=[[1.0, 2.0]] * 256 + [[1.0]]),
+        r"received \(1,\) float64 from row 256 on after \(2,\) float64",
+    ),
+    "no image": (
+        lambda folder: table(folder / "a.parquet", image=[*files(GREYS[[0] * 256]), {"bytes": b"1", "path": None}]),
+        "own, 256 rows on: column 'image': expected a readable image, received the error .* in row 0",
+    ),
+    "two columns": (two_columns, r"received a \(dict\), b \(dict\), y \(int64\); keep one such column"),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS_REFUSED)
+def test_a_stream_that_cannot_be_used_is_one_error(tmp_path: Path, case: str) -> None:
+    write, message = STREAMS_REFUSED[case]
+    with pytest.raises(LogpxError, match=message):
+        save_data(f"hf:{write(tmp_path / 'own')}", tmp_path / "copy")
+    assert not list((tmp_path / "copy").iterdir())
 
 
 def test_splits_are_our_parts_and_validation_is_test_where_there_is_none(tmp_path: Path) -> None:
@@ -146,7 +212,7 @@ def empty(folder: Path) -> Path:
 
 REFUSED = {
     "two columns": (
-        lambda folder: table(folder / "a.parquet", a=files(GREYS), b=files(GREYS), y=[1] * 30),
+        two_columns,
         r"received a \(dict\), b \(dict\), y \(int64\); keep one such column",
     ),
     "no column": (lambda folder: table(folder / "a.parquet", y=[1] * 30), r"received y \(int64\)"),

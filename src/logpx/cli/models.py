@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ._command import Command, add_seed
+from ._command import Command, UsageError, add_seed
 from ._run import add_data_root, add_run, open_run, write_figure
 
 if TYPE_CHECKING:
@@ -77,6 +77,23 @@ def _report(options: Namespace) -> None:
 
 
 def _data(options: Namespace) -> None:
+    if (options.data is None) != (options.save is None):
+        raise UsageError("data copies a set when it is told which and where: logpx data hf:OWNER/NAME --save FOLDER.")
+    if options.data is None:
+        _list_data(options)
+    else:
+        _save_data(options)
+
+
+def _save_data(options: Namespace) -> None:
+    from ..data import save_data
+
+    paths = save_data(options.data, options.save, data_root=options.data_root)
+    print(*paths, sep="\n")
+    print(f"Next: logpx fit {paths[0] if len(paths) == 1 else options.save}")
+
+
+def _list_data(options: Namespace) -> None:
     from ..data import known_data
 
     for known in known_data(options.data_root):
@@ -130,6 +147,8 @@ def _add_report(parser: ArgumentParser) -> None:
 
 
 def _add_data(parser: ArgumentParser) -> None:
+    parser.add_argument("data", nargs="?", help="a data set to copy; by default those that are known are listed")
+    parser.add_argument("--save", metavar="FOLDER", help="write it there as .npy files; hf: sets are streamed")
     add_data_root(parser)
 
 
@@ -143,5 +162,5 @@ COMMANDS = {
     "reconstruct": Command(_reconstruct, _add_reconstruct, "encode data and decode them again"),
     "encode": Command(_encode, _add_encode, "write the posterior means and scales of data to a file", "RUN [DATA]"),
     "report": Command(_report, _add_report, "write one page of figures and numbers"),
-    "data": Command(_data, _add_data, "list the data sets that are known, and where each was found", ""),
+    "data": Command(_data, _add_data, "list the data sets that are known, or copy one", "[DATA]"),
 }

@@ -5,7 +5,7 @@ Nothing here imports torch before it is used, so that a command's `--help` can l
 
 from __future__ import annotations
 
-__all__ = ["Batch", "Binarization", "DataSet", "Kind", "KnownData", "Split", "known_data", "load_data"]
+__all__ = ["Batch", "Binarization", "DataSet", "Kind", "KnownData", "Split", "known_data", "load_data", "save_data"]
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .catalogue import Binarization, Kind
     from .dataset import DataSet, Split
     from .find import KnownData, known_data
+    from .saving import save_data
     from .sources import load_data
 
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "Split": "dataset",
     "known_data": "find",
     "load_data": "sources",
+    "save_data": "saving",
 }
 
 

@@ -6,13 +6,16 @@ is read into memory, as from any other source.
 
 from __future__ import annotations
 
-__all__ = ["load_huggingface"]
+__all__ = ["load_huggingface", "streamed"]
 
 import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..utils import LogpxError
 from ._parts import Raw
@@ -22,6 +25,7 @@ from .columns import images, numbers
 from .stored import Stored, read_ahead
 
 _NAMES = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
+_STREAMED_AT_ONCE = 256
 # One split, and all of them: the library is not typed and need not be there.
 _Table: TypeAlias = Any
 _Tables: TypeAlias = dict[str, Any]
@@ -46,18 +50,68 @@ def load_huggingface(words: str) -> tuple[str, Raw]:
     """
     source = f"{PREFIX}{words}"
     tables = _parts(source, _load(words))
-    column = _column(source, next(iter(tables.values())))
-    arrays = {part: _stored(f"{source}: split {part!r}", table, column) for part, table in tables.items()}
+    column = _column(source, next(iter(tables.values())).features)
+    arrays = {part: _stored(_where(source, part), table, column) for part, table in tables.items()}
     name = Path(words).expanduser().resolve().name if _is_local(words) else words
     return name, from_arrays(source, arrays)
+
+
+def streamed(words: str) -> dict[str, Iterator[NDArray[Any]]]:
+    """Returns for each part its data in their order, some at a time, while the library downloads and forgets them.
+
+    Arguments:
+        words: As for :func:`load_huggingface`.
+
+    Raises:
+        LogpxError: As there, some of it while data are read.
+    """
+    source = f"{PREFIX}{words}"
+    tables = _parts(source, _load(words, streaming=True))
+    return {part: _stream(_where(source, part), table) for part, table in tables.items()}
+
+
+def _where(source: str, part: str) -> str:
+    return f"{source}: split {part!r}" if part else source
+
+
+def _stream(where: str, table: _Table) -> Iterator[NDArray[Any]]:
+    count = 0
+    for batch in _batches(where, table):
+        features = _features(batch)
+        column = _column(where, features)
+        read = images if _is_image(features[column]) else numbers
+        # rows are counted from the first of the batch
+        found = f"{where}, {count} rows on" if count else where
+        yield read(found, batch, column).read(np.arange(len(batch)))
+        count += len(batch)
+    if not count:
+        raise LogpxError(f"{where}: expected at least one datum, received an empty split; leave it out.")
+
+
+def _batches(where: str, table: _Table) -> Iterator[_Table]:
+    """Yields Arrow tables; what ends the stream too early is an error of ours."""
+    try:
+        yield from table.with_format("arrow").iter(_STREAMED_AT_ONCE)
+    except Exception as error:
+        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+        raise LogpxError(
+            f"{where}: expected the stream to go on to its end, received: {reason}; give the same command again."
+        ) from error
+
+
+def _features(table: _Table) -> dict[str, Any]:
+    import datasets
+
+    features: dict[str, Any] = datasets.Features.from_arrow_schema(table.schema)
+    return features
 
 
 def _is_local(words: str) -> bool:
     return Path(words).expanduser().exists() or words.startswith((".", "/", "~"))
 
 
-def _load(words: str) -> _Tables:
-    """Returns the splits by the names that the data set gives them."""
+def _load(words: str, streaming: bool = False) -> _Tables:
+    """Returns the splits by the names that the data set gives them; what `save_to_disk` wrote is mapped anyway."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -71,10 +125,10 @@ def _load(words: str) -> _Tables:
             if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
                 found = datasets.load_from_disk(str(path))
             elif _is_local(words):
-                found = datasets.load_dataset(str(path))
+                found = datasets.load_dataset(str(path), streaming=streaming)
             else:
                 owner_name, config = words.split("/")[:2], words.split("/")[2:]
-                found = datasets.load_dataset("/".join(owner_name), "/".join(config) or None)
+                found = datasets.load_dataset("/".join(owner_name), "/".join(config) or None, streaming=streaming)
     except Exception as error:
         raise _not_had(words, error) from error
     return dict(found) if isinstance(found, dict) else {"train": found}
@@ -124,12 +178,12 @@ def _parts(source: str, tables: _Tables) -> _Tables:
     )
 
 
-def _column(source: str, table: _Table) -> str:
+def _column(source: str, features: dict[str, Any]) -> str:
     """Returns the one column of images or, where there are none, of numbers in lists or arrays."""
-    pictures = [name for name, feature in table.features.items() if _is_image(feature)]
-    candidates = pictures or [name for name, feature in table.features.items() if _is_numbers(feature)]
+    pictures = [name for name, feature in features.items() if _is_image(feature)]
+    candidates = pictures or [name for name, feature in features.items() if _is_numbers(feature)]
     if len(candidates) != 1:
-        columns = ", ".join(f"{name} ({_describe(feature)})" for name, feature in table.features.items())
+        columns = ", ".join(f"{name} ({_describe(feature)})" for name, feature in features.items())
         raise LogpxError(
             f"{source}: expected one column of images, or else of numbers of a fixed shape, received {columns}; keep "
             "one such column: select_columns, save_to_disk, and give that folder as hf:FOLDER."

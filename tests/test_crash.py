@@ -13,6 +13,7 @@ import random
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -392,11 +393,13 @@ def test_a_lock_of_two_in_one_process_is_refused_and_let_go_by_an_error(tmp_path
 
 
 def test_files_that_living_processes_write_are_not_leftovers(tmp_path: Path) -> None:
-    ours, strangers, dead = (tmp_path / f".weights.{n}.tmp.safetensors" for n in (os.getpid(), 1, 2**22 + 1))
-    for path in (ours, strangers, dead):
+    here, dead = socket.gethostname(), 2**22 + 1
+    writers = [f"{os.getpid()}@{here}", f"1@{here}", f"{dead}@elsewhere", f"{dead}@{here}"]
+    files = [tmp_path / f".weights.{writer}.tmp.safetensors" for writer in writers]
+    for path in files:
         path.touch()
     remove_leftovers(tmp_path)
-    assert names(tmp_path) == {ours.name, strangers.name}
+    assert names(tmp_path) == {path.name for path in files[:3]}
 
 
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"

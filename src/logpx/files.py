@@ -25,6 +25,7 @@ import json
 import math
 import os
 import re
+import socket
 import tokenize
 import zipfile
 import zlib
@@ -43,8 +44,8 @@ NO_ARRAYS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-# the temporary files of process 1 are called .name.1.tmp and the suffix of the name
-LEFTOVER = re.compile(r"^\..*\.(\d+)\.tmp")
+# the temporary files of process 1 on a machine are called .name.1@machine.tmp and the suffix of the name
+LEFTOVER = re.compile(r"^\..*\.(\d+)@(.*)\.tmp")
 # why a file cannot grow, by the number of the error
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -194,7 +195,7 @@ def staged(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
     Raises:
         LogpxError: If the disk is full.
     """
-    tmp = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    tmp = path.with_name(f".{path.stem}.{os.getpid()}@{socket.gethostname()}.tmp{path.suffix}")
     try:
         with _explaining_full_disks(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +233,7 @@ def remove_leftovers(folder: Path, stem: str = "*") -> None:
     """
     for path in [*folder.glob(f".{stem}.*.tmp*"), *folder.glob(f"*/.{stem}.*.tmp*")]:
         writer = LEFTOVER.search(path.name)
-        if writer and not _is_running(int(writer[1])):
+        if writer and writer[2] == socket.gethostname() and not _is_running(int(writer[1])):
             path.unlink(missing_ok=True)
 
 

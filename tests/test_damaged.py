@@ -22,6 +22,7 @@ from logpx.checkpoint import load_state
 from logpx.cli import main
 from logpx.files import MOST_UNPACKED, read_arrays
 from logpx.run import Run
+from logpx.yaml_loader import DEEPEST, BoundedLoader
 
 
 def flipped(path: Path, trace: Path) -> None:
@@ -215,12 +216,17 @@ def test_scores_that_do_not_fit_are_refused(run_copy: Path, name: str, content: 
 
 
 DEEP = b"[" * 10_000
+# every line merges the mapping before it nine times: eleven such lines would fill the memory
+MERGES = b"a: &a {x: 1}\n" + b"".join(
+    b"%c: &%c {<<: [%s]}\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 9)) for c in range(98, 102)
+)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         DEEP,
+        b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1),
         b"seed: 2001-99-99\n",
         b"seed: !!bool x\n",
         b"seed: !!timestamp x\n",
@@ -238,6 +244,15 @@ def test_settings_that_only_yaml_could_mean_are_refused_in_a_short_line(tmp_path
         logpx.settings.Settings.from_file(path)
     assert type(caught.value) is ValueError
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 3000
+
+
+def test_yaml_may_be_nested_as_deeply_as_its_bound_and_merges_nothing() -> None:
+    assert yaml.load(b"[" * DEEPEST + b"]" * DEEPEST, Loader=BoundedLoader)
+    for deeper in (b"[" * 500, b"{a: " * (DEEPEST + 1), b"- " * (DEEPEST + 1), b"? " * (DEEPEST + 1)):
+        with pytest.raises(yaml.MarkedYAMLError, match=f"it is nested deeper than {DEEPEST} levels"):
+            yaml.load(deeper, Loader=BoundedLoader)
+    with pytest.raises(yaml.MarkedYAMLError, match="<< is not read"):
+        yaml.load(MERGES, Loader=BoundedLoader)
 
 
 def test_json_that_is_nested_too_deeply_is_refused(run_copy: Path) -> None:

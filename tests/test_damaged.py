@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from helpers import contents, run_command
+from safetensors.torch import load_file, save
 from test_run import Malice
 
 import logpx
@@ -162,18 +164,24 @@ def test_a_packed_state_is_not_unpacked(fitted: Path, tmp_path: Path) -> None:
     assert load_state(fitted / "training.pt", "cpu").keys() >= {"state", "model"}
 
 
+ABSENT = object()
+
+
 def spoil_record(path: Path, *keys: str, value: Any) -> None:
     record = json.loads(path.read_text())
     place = record
     for key in keys[:-1]:
         place = place[key]
     place[keys[-1]] = value
+    if value is ABSENT:
+        del place[keys[-1]]
     path.write_text(json.dumps(record))
 
 
 def read_all(path: Path) -> None:
     run = Run.open(path)
     run.evaluation()
+    assert run.is_relaxed in (False, True)
     run.load_model()
 
 
@@ -183,6 +191,10 @@ def read_all(path: Path) -> None:
         ("evaluation.json", ("data", "split"), "exam", "it.data.split must be one of test, train, valid"),
         ("evaluation.json", ("log_evidence", "mean"), "high", "it.log_evidence.mean must be a number, but is 'high'"),
         ("evaluation.json", ("curve", "mean"), 1, "it.curve.mean must be a list, but is 1"),
+        ("evaluation.json", ("relaxed",), ABSENT, "it lacks 'relaxed'"),
+        ("evaluation.json", ("data", "name"), ABSENT, "it.data lacks 'name'"),
+        ("evaluation.json", ("data", "seed"), ABSENT, "it.data lacks 'seed'"),
+        ("run.json", ("data", "levels"), ABSENT, "it.data lacks 'levels'"),
         ("run.json", ("data", "event_shape"), "8x8", "it.data.event_shape must be a list, but is '8x8'"),
         ("run.json", ("data", "levels"), 10**30, "it.data.levels must be a whole number"),
         ("run.json", ("data", "event_shape"), [10**9, 10**9], "describes a model that cannot be built"),
@@ -196,6 +208,35 @@ def test_a_record_of_another_form_is_named_with_what_is_wrong(
         read_all(run_copy)
     assert says in str(caught.value)
     assert str(run_copy) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model, says",
+    [
+        ({"likelihood": "qqq"}, "describes a model that cannot be built (likelihood must be"),
+        ({"model": "gaussian-mixture"}, "describes a model that cannot be built (model 'gaussian-mixture' is not for"),
+    ],
+)
+def test_settings_of_a_model_that_is_not_for_the_data_are_refused_with_the_run(
+    run_copy: Path, model: dict[str, str], says: str
+) -> None:
+    path = run_copy / "config.yaml"
+    nested = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**nested, "model": {**nested["model"], **model}}))
+    with pytest.raises(logpx.LogpxError) as caught:
+        read_all(run_copy)
+    assert says in str(caught.value)
+    assert str(run_copy) in str(caught.value)
+
+
+@pytest.mark.usefixtures("unpainted")
+@pytest.mark.parametrize("value", [math.nan, 3e38])
+def test_weights_that_give_no_numbers_are_refused_with_the_run(run_copy: Path, value: float) -> None:
+    path = run_copy / "best.safetensors"
+    weights = load_file(path)
+    path.write_bytes(save({name: torch.full_like(tensor, value) for name, tensor in weights.items()}))
+    with pytest.raises(ValueError, match=rf"^{run_copy} cannot be pictured: A \w+ has parameters that are not numbers"):
+        logpx.report(Run.open(run_copy))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """The forms of a run's records: what must be where in files that anybody may have changed.
 
 A form is a type or a tuple of types, a set of the values that are allowed, a mapping of names to forms, or a list of
-one form for every item; a :class:`Maybe` may be null or absent. What a form does not name is not looked at.
+one form for every item; a :class:`Null` may be null, and a :class:`Maybe` also absent. What a form does not name is
+not looked at.
 """
 
 from __future__ import annotations
 
-__all__ = ["BOUNDS", "RECORD", "RUN", "Maybe", "require_columns", "require_form", "require_scores"]
+__all__ = ["BOUNDS", "RECORD", "RUN", "Maybe", "Null", "require_columns", "require_form", "require_scores"]
 
 import dataclasses
 import reprlib
@@ -27,18 +28,25 @@ class Maybe:
     form: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Null:
+    """What must be there, where it may be null, and otherwise has a form."""
+
+    form: Any
+
+
 KINDS = {"binary", "8-bit", "real"}
-DATA = {"kind": KINDS, "levels": Maybe(int), "event_shape": [int], "hash": str}
+DATA = {"kind": KINDS, "levels": Null(int), "event_shape": [int], "hash": str}
 RUN = {"model": str, "data": {**DATA, "model_kind": KINDS}}
 MEAN = Maybe({"mean": Maybe(NUMBER), "error": Maybe(NUMBER)})
 RECORD = {
     "data": {
         **DATA,
-        "name": Maybe(str),
+        "name": Null(str),
         "split": {"train", "valid", "test"},
         "num_data": int,
         "binarization": str,
-        "seed": Maybe(int),
+        "seed": Null(int),
     },
     "model": str,
     "estimator": str,
@@ -49,7 +57,7 @@ RECORD = {
     "target_error": Maybe(NUMBER),
     "share_above_target": Maybe(NUMBER),
     "seed": Maybe(int),
-    "relaxed": Maybe(str),
+    "relaxed": Null(str),
     "log_evidence": {
         "mean": NUMBER,
         "error": NUMBER,
@@ -112,7 +120,7 @@ def require_form(value: Any, form: Any, name: str) -> None:
         ...
         ValueError: record.rows.1 must be a number, but is 'a'
     """
-    if isinstance(form, Maybe):
+    if isinstance(form, Maybe | Null):
         if value is not None:
             require_form(value, form.form, name)
         return
@@ -120,6 +128,8 @@ def require_form(value: Any, form: Any, name: str) -> None:
         raise ValueError(f"{name} must be {_words(form)}, but is {reprlib.repr(value)}")
     if isinstance(form, dict):
         for key, inner in form.items():
+            if isinstance(inner, Null) and key not in value:
+                raise ValueError(f"{name} lacks {key!r}")
             require_form(value.get(key), inner, f"{name}.{key}")
     elif isinstance(form, list):
         for index, item in enumerate(value):

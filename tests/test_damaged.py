@@ -296,7 +296,8 @@ def test_yaml_may_be_nested_as_deeply_as_its_bound_and_merges_nothing() -> None:
         yaml.load(MERGES, Loader=BoundedLoader)
 
 
-def test_json_that_is_nested_too_deeply_is_refused(run_copy: Path) -> None:
-    (run_copy / "evaluation.json").write_bytes(DEEP)
+@pytest.mark.parametrize("content", [DEEP, b"[" * 30 + b"]" * 30])
+def test_json_that_is_nested_too_deeply_is_refused(run_copy: Path, content: bytes) -> None:
+    (run_copy / "evaluation.json").write_bytes(content)
     with pytest.raises(logpx.LogpxError, match=r"evaluation\.json is not valid JSON \(it is nested too deeply\)"):
         Run.open(run_copy).evaluation()

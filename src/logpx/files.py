@@ -38,6 +38,8 @@ from .utils import LogpxError
 
 # An archive may unpack to so many times its size, or to so many bytes; no array that says something packs better.
 MOST_PACKED, MOST_UNPACKED = 200, 2**28
+# What logpx writes is nested four levels deep; Python's stack ends at some hundreds.
+DEEPEST = 20
 NO_ARRAYS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -124,7 +126,7 @@ def read_json(path: Path) -> Any:
         ValueError: If the file holds no JSON, or JSON that is nested too deeply.
     """
     try:
-        return _decoded(json.loads(path.read_text()))
+        return _decoded(json.loads(path.read_text()), DEEPEST)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -138,11 +140,13 @@ def _encoded(value: Any) -> Any:
     return value if finite else next(name for name, x in _NONFINITE.items() if repr(x) == repr(value))
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: Any, levels: int) -> Any:
+    if levels < 0:
+        raise ValueError("it is nested too deeply")
     if isinstance(value, dict):
-        return {key: _decoded(item) for key, item in value.items()}
+        return {key: _decoded(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_decoded(item) for item in value]
+        return [_decoded(item, levels - 1) for item in value]
     return _NONFINITE.get(value, value) if isinstance(value, str) else value
 
 

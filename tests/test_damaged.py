@@ -182,6 +182,7 @@ def read_all(path: Path) -> None:
     run = Run.open(path)
     run.evaluation()
     assert run.is_relaxed in (False, True)
+    run.load_data()
     run.load_model()
 
 
@@ -208,6 +209,14 @@ def test_a_record_of_another_form_is_named_with_what_is_wrong(
         read_all(run_copy)
     assert says in str(caught.value)
     assert str(run_copy) in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", [("schema",), ("model",), ("data", "hash"), ("data", "model_kind")])
+def test_a_message_about_a_long_entry_is_short(run_copy: Path, keys: tuple[str, ...]) -> None:
+    spoil_record(run_copy / "run.json", *keys, value="x" * 5000)
+    with pytest.raises(logpx.LogpxError, match="xxx") as caught:
+        read_all(run_copy)
+    assert str(run_copy) in str(caught.value) and len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

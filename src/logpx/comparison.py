@@ -170,7 +170,7 @@ def matched(a: Evaluated, b: Evaluated) -> tuple[Evaluated, Evaluated]:
     for each in (a, b):
         if each.record["relaxed"]:
             raise ValueError(
-                f"{each.name} has no log-probability to compare, but a relaxed score ({each.record['relaxed']}): "
+                f"{each.name} has no log-probability to compare, but a relaxed score ({each.record['relaxed']:.500}): "
                 "choose a run with another likelihood."
             )
     for key in SAME:

@@ -40,6 +40,7 @@ from .utils import LogpxError
 MOST_PACKED, MOST_UNPACKED = 200, 2**28
 # What logpx writes is nested four levels deep; Python's stack ends at some hundreds.
 DEEPEST = 20
+LONGEST_LINE = 1000
 NO_ARRAYS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -237,6 +238,6 @@ def _is_running(process: int) -> bool:
 
 
 def first_line(error: Exception, number: int = 0) -> str:
-    """Returns one line of an error's message, without its full stop."""
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    """Returns one line of an error's message, without its full stop, and of a very long one the beginning."""
+    lines = [line.strip().rstrip(".")[:LONGEST_LINE] for line in str(error).splitlines() if line.strip()]
     return lines[min(number, len(lines) - 1)] if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def find_data(
     if data.hash != info["data"]["hash"]:
         raise LogpxError(
             f"The data {wanted.name!r} ({data.source}) have hash {data.hash}, but {path} was fitted to "
-            f"{info['data']['hash']}: give the same data by --data-root."
+            f"{info['data']['hash']:.80}: give the same data by --data-root."
         )
     return data
 
@@ -37,8 +38,9 @@ def part_of(path: Path, data: DataSet, name: str, settings: Settings, info: dict
     binarization = "none" if data.kind == "binary" else settings.data.binarization
     split = data.split(name, binarization, settings.data.data_seed, flip)
     if list(data.event_shape) != fitted["event_shape"] or split.kind != fitted["model_kind"]:
+        shape = reprlib.repr(tuple(fitted["event_shape"]))
         raise ValueError(
-            f"The model of {path} is for {fitted['model_kind']} data of shape {tuple(fitted['event_shape'])}, but "
+            f"The model of {path} is for {fitted['model_kind']} data of shape {shape}, but "
             f"{data.name!r} are {split.kind} data of shape {data.event_shape}: give data like those of the fit, or "
             "where these are, restore its config.yaml and run.json."
         )
@@ -49,7 +51,7 @@ def rebuilt_model(path: Path, info: dict[str, Any]) -> LatentVariableModel:
     """Returns the model that a run's settings describe, without its weights; one of somebody's own is refused."""
     if info["model"] != "settings":
         raise LogpxError(
-            f"{path} was fitted with a model of your own ({info['model']}): hand it over, as in "
+            f"{path} was fitted with a model of your own ({info['model']:.200}): hand it over, as in "
             f"logpx.load({str(path)!r}, model=YourModel())."
         )
     data, settings = info["data"], read_settings(path / "config.yaml")

@@ -192,6 +192,12 @@ def read_all(path: Path) -> None:
         ("evaluation.json", ("data", "split"), "exam", "it.data.split must be one of test, train, valid"),
         ("evaluation.json", ("log_evidence", "mean"), "high", "it.log_evidence.mean must be a number, but is 'high'"),
         ("evaluation.json", ("curve", "mean"), 1, "it.curve.mean must be a list, but is 1"),
+        (
+            "evaluation.json",
+            ("curve", "mean"),
+            [1.0],
+            "it.curve must have lists of one length, but has 6 in num_samples, 1 in mean",
+        ),
         ("evaluation.json", ("relaxed",), ABSENT, "it lacks 'relaxed'"),
         ("evaluation.json", ("data", "name"), ABSENT, "it.data lacks 'name'"),
         ("evaluation.json", ("data", "seed"), ABSENT, "it.data lacks 'seed'"),

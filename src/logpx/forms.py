@@ -1,8 +1,8 @@
 """The forms of a run's records: what must be where in files that anybody may have changed.
 
 A form is a type or a tuple of types, a set of the values that are allowed, a mapping of names to forms, or a list of
-one form for every item; a :class:`Null` may be null, and a :class:`Maybe` also absent. What a form does not name is
-not looked at.
+one form for every item; a :class:`Null` may be null, and a :class:`Maybe` also absent; of :class:`Columns` all have
+one length. What a form does not name is not looked at.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["BOUNDS", "RECORD", "RUN", "Maybe", "Null", "require_columns", "requi
 
 import dataclasses
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,13 @@ class Null:
     """What must be there, where it may be null, and otherwise has a form."""
 
     form: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """A mapping of names to lists of one length, each with a form."""
+
+    form: dict[str, list]
 
 
 KINDS = {"binary", "8-bit", "real"}
@@ -70,7 +77,7 @@ RECORD = {
     "jackknife": Maybe({"mean": NUMBER, "bias": NUMBER}),
     "pareto_k": Maybe({"share_above_05": Maybe(NUMBER), "share_above_07": Maybe(NUMBER), "sentence": str}),
     "ess": Maybe({"median": NUMBER, "minimum": NUMBER}),
-    "curve": Maybe({"num_samples": [NUMBER], "mean": [NUMBER], "error": [NUMBER]}),
+    "curve": Maybe(Columns({"num_samples": [NUMBER], "mean": [NUMBER], "error": [NUMBER]})),
     "extrapolation": Maybe({"mean": Maybe(NUMBER), "error": Maybe(NUMBER), "sentence": str}),
     "flags": Maybe([str]),
     "provenance": Maybe(dict),
@@ -124,6 +131,11 @@ def require_form(value: Any, form: Any, name: str) -> None:
         if value is not None:
             require_form(value, form.form, name)
         return
+    if isinstance(form, Columns):
+        require_form(value, form.form, name)
+        if len({len(value[key]) for key in form.form}) > 1:
+            raise ValueError(f"{name} must have lists of one length, but has {_lengths(value, form.form)}")
+        return
     if not _is_of(value, form):
         raise ValueError(f"{name} must be {_words(form)}, but is {reprlib.repr(value)}")
     if isinstance(form, dict):
@@ -143,6 +155,10 @@ def _is_of(value: Any, form: Any) -> bool:
         return isinstance(value, type(form))
     is_flag = isinstance(value, bool) and form is not bool
     return isinstance(value, form) and not is_flag and not (isinstance(value, int) and abs(value) >= LARGEST)
+
+
+def _lengths(value: Mapping[str, list], names: Iterable[str]) -> str:
+    return ", ".join(f"{len(value[name])} in {name}" for name in names)
 
 
 def _words(form: Any) -> str:

@@ -51,7 +51,7 @@ def _source(name: str) -> str:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Within the block, a ValueError of a model is one line that names its run."""
+    """Within the block, a ValueError of a model or a figure is one line that names the run."""
     try:
         yield
     except ValueError as error:

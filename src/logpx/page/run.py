@@ -67,13 +67,12 @@ def report(
     device = next(iter(tensors), torch.zeros(())).device
     _check_index(run, scores, split)
     x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
+    metrics, bounds = run.metrics(), run.bounds() or {}
     with named(run.path):
         versions = levels.versions(model, split, x, seed)
         pictures = _pictures(model, split, x, versions, seed)
         bits = levels.code_lengths(model, split, seed, device) if versions else {}
-    metrics = run.metrics()
-    bounds = run.bounds() or {}
-    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
+        figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
     images = {name: png(figure) for name, figure in figures.items()}
     # others may be writing the rest
     remove_leftovers(run.path / "figures")

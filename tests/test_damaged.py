@@ -198,6 +198,8 @@ def read_all(path: Path) -> None:
             [1.0],
             "it.curve must have lists of one length, but has 6 in num_samples, 1 in mean",
         ),
+        ("evaluation.json", ("data", "event_shape"), [0, 0], "it.data.event_shape must be sizes of at least 1"),
+        ("evaluation.json", ("data", "event_shape"), [10**18] * 30, "it.data.event_shape must be sizes of at least 1"),
         ("evaluation.json", ("relaxed",), ABSENT, "it lacks 'relaxed'"),
         ("evaluation.json", ("data", "name"), ABSENT, "it.data lacks 'name'"),
         ("evaluation.json", ("data", "seed"), ABSENT, "it.data lacks 'seed'"),

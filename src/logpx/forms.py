@@ -1,8 +1,8 @@
 """The forms of a run's records: what must be where in files that anybody may have changed.
 
 A form is a type or a tuple of types, a set of the values that are allowed, a mapping of names to forms, or a list of
-one form for every item; a :class:`Null` may be null, and a :class:`Maybe` also absent; of :class:`Columns` all have
-one length. What a form does not name is not looked at.
+one form for every item; a :class:`Null` may be null, and a :class:`Maybe` also absent; :class:`Columns` have one
+length, and a :class:`Shape` has sizes. What a form does not name is not looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["BOUNDS", "RECORD", "RUN", "Maybe", "Null", "require_columns", "require_form", "require_scores"]
 
 import dataclasses
+import math
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -42,8 +43,12 @@ class Columns:
     form: dict[str, list]
 
 
+class Shape:
+    """A list of the sizes of data, each at least 1."""
+
+
 KINDS = {"binary", "8-bit", "real"}
-DATA = {"kind": KINDS, "levels": Null(int), "event_shape": [int], "hash": str}
+DATA = {"kind": KINDS, "levels": Null(int), "event_shape": Shape(), "hash": str}
 RUN = {"model": str, "data": {**DATA, "model_kind": KINDS}}
 MEAN = Maybe({"mean": Maybe(NUMBER), "error": Maybe(NUMBER)})
 RECORD = {
@@ -130,6 +135,11 @@ def require_form(value: Any, form: Any, name: str) -> None:
     if isinstance(form, Maybe | Null):
         if value is not None:
             require_form(value, form.form, name)
+        return
+    if isinstance(form, Shape):
+        require_form(value, [int], name)
+        if min(value, default=1) < 1 or math.prod(value) >= LARGEST:
+            raise ValueError(f"{name} must be sizes of at least 1 and below 2^63 in all, but is {reprlib.repr(value)}")
         return
     if isinstance(form, Columns):
         require_form(value, form.form, name)

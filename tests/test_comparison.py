@@ -225,6 +225,15 @@ def test_numbers_about_other_data_are_refused(key: str, value: Any) -> None:
         compare(evaluated("a"), evaluated("b", **{key: value}))
 
 
+def test_runs_without_a_finite_difference_are_named() -> None:
+    a, b = evaluated("a"), evaluated("b")
+    a.scores["log_evidence"][3] = np.nan
+    with pytest.raises(
+        ValueError, match=r"^a and b cannot be compared: 1 of 40 data have an estimate that is not finite"
+    ):
+        compare(a, b)
+
+
 def test_a_relaxed_score_is_refused() -> None:
     relaxed = evaluated("b")
     relaxed.record["relaxed"] = "a density on greys"  # type: ignore[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from helpers import contents, run_command
+from safetensors.torch import load_file, save
 from test_run import Malice
 
 import logpx
@@ -22,6 +24,7 @@ from logpx.checkpoint import load_state
 from logpx.cli import main
 from logpx.files import MOST_UNPACKED, read_arrays
 from logpx.run import Run
+from logpx.yaml_loader import DEEPEST, BoundedLoader
 
 
 def flipped(path: Path, trace: Path) -> None:
@@ -169,18 +172,25 @@ def test_a_packed_state_is_not_unpacked(fitted: Path, tmp_path: Path) -> None:
     assert load_state(fitted / "training.pt", "cpu").keys() >= {"state", "model"}
 
 
+ABSENT = object()
+
+
 def spoil_record(path: Path, *keys: str, value: Any) -> None:
     record = json.loads(path.read_text())
     place = record
     for key in keys[:-1]:
         place = place[key]
     place[keys[-1]] = value
+    if value is ABSENT:
+        del place[keys[-1]]
     path.write_text(json.dumps(record))
 
 
 def read_all(path: Path) -> None:
     run = Run.open(path)
     run.evaluation()
+    assert run.is_relaxed in (False, True)
+    run.load_data()
     run.load_model()
 
 
@@ -190,6 +200,18 @@ def read_all(path: Path) -> None:
         ("evaluation.json", ("data", "split"), "exam", "it.data.split must be one of test, train, valid"),
         ("evaluation.json", ("log_evidence", "mean"), "high", "it.log_evidence.mean must be a number, but is 'high'"),
         ("evaluation.json", ("curve", "mean"), 1, "it.curve.mean must be a list, but is 1"),
+        (
+            "evaluation.json",
+            ("curve", "mean"),
+            [1.0],
+            "it.curve must have lists of one length, but has 6 in num_samples, 1 in mean",
+        ),
+        ("evaluation.json", ("data", "event_shape"), [0, 0], "it.data.event_shape must be sizes of at least 1"),
+        ("evaluation.json", ("data", "event_shape"), [10**18] * 30, "it.data.event_shape must be sizes of at least 1"),
+        ("evaluation.json", ("relaxed",), ABSENT, "it lacks 'relaxed'"),
+        ("evaluation.json", ("data", "name"), ABSENT, "it.data lacks 'name'"),
+        ("evaluation.json", ("data", "seed"), ABSENT, "it.data lacks 'seed'"),
+        ("run.json", ("data", "levels"), ABSENT, "it.data lacks 'levels'"),
         ("run.json", ("data", "event_shape"), "8x8", "it.data.event_shape must be a list, but is '8x8'"),
         ("run.json", ("data", "levels"), 10**30, "it.data.levels must be a whole number"),
         ("run.json", ("data", "event_shape"), [10**9, 10**9], "describes a model that cannot be built"),
@@ -203,6 +225,43 @@ def test_a_record_of_another_form_is_named_with_what_is_wrong(
         read_all(run_copy)
     assert says in str(caught.value)
     assert str(run_copy) in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", [("schema",), ("model",), ("data", "hash"), ("data", "model_kind")])
+def test_a_message_about_a_long_entry_is_short(run_copy: Path, keys: tuple[str, ...]) -> None:
+    spoil_record(run_copy / "run.json", *keys, value="x" * 5000)
+    with pytest.raises(logpx.LogpxError, match="xxx") as caught:
+        read_all(run_copy)
+    assert str(run_copy) in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "model, says",
+    [
+        ({"likelihood": "qqq"}, "describes a model that cannot be built (likelihood must be"),
+        ({"model": "gaussian-mixture"}, "describes a model that cannot be built (model 'gaussian-mixture' is not for"),
+    ],
+)
+def test_settings_of_a_model_that_is_not_for_the_data_are_refused_with_the_run(
+    run_copy: Path, model: dict[str, str], says: str
+) -> None:
+    path = run_copy / "config.yaml"
+    nested = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**nested, "model": {**nested["model"], **model}}))
+    with pytest.raises(logpx.LogpxError) as caught:
+        read_all(run_copy)
+    assert says in str(caught.value)
+    assert str(run_copy) in str(caught.value)
+
+
+@pytest.mark.usefixtures("unpainted")
+@pytest.mark.parametrize("value", [math.nan, 3e38])
+def test_weights_that_give_no_numbers_are_refused_with_the_run(run_copy: Path, value: float) -> None:
+    path = run_copy / "best.safetensors"
+    weights = load_file(path)
+    path.write_bytes(save({name: torch.full_like(tensor, value) for name, tensor in weights.items()}))
+    with pytest.raises(ValueError, match=rf"^{run_copy} cannot be pictured: A \w+ has parameters that are not numbers"):
+        logpx.report(Run.open(run_copy))
 
 
 @pytest.mark.parametrize(
@@ -223,12 +282,17 @@ def test_scores_that_do_not_fit_are_refused(run_copy: Path, name: str, content: 
 
 
 DEEP = b"[" * 10_000
+# every line merges the mapping before it nine times: eleven such lines would fill the memory
+MERGES = b"a: &a {x: 1}\n" + b"".join(
+    b"%c: &%c {<<: [%s]}\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 9)) for c in range(98, 102)
+)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         DEEP,
+        b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1),
         b"seed: 2001-99-99\n",
         b"seed: !!bool x\n",
         b"seed: !!timestamp x\n",
@@ -248,7 +312,17 @@ def test_settings_that_only_yaml_could_mean_are_refused_in_a_short_line(tmp_path
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 3000
 
 
-def test_json_that_is_nested_too_deeply_is_refused(run_copy: Path) -> None:
-    (run_copy / "evaluation.json").write_bytes(DEEP)
+def test_yaml_may_be_nested_as_deeply_as_its_bound_and_merges_nothing() -> None:
+    assert yaml.load(b"[" * DEEPEST + b"]" * DEEPEST, Loader=BoundedLoader)
+    for deeper in (b"[" * 500, b"{a: " * (DEEPEST + 1), b"- " * (DEEPEST + 1), b"? " * (DEEPEST + 1)):
+        with pytest.raises(yaml.MarkedYAMLError, match=f"it is nested deeper than {DEEPEST} levels"):
+            yaml.load(deeper, Loader=BoundedLoader)
+    with pytest.raises(yaml.MarkedYAMLError, match="<< is not read"):
+        yaml.load(MERGES, Loader=BoundedLoader)
+
+
+@pytest.mark.parametrize("content", [DEEP, b"[" * 30 + b"]" * 30])
+def test_json_that_is_nested_too_deeply_is_refused(run_copy: Path, content: bytes) -> None:
+    (run_copy / "evaluation.json").write_bytes(content)
     with pytest.raises(logpx.LogpxError, match=r"evaluation\.json is not valid JSON \(it is nested too deeply\)"):
         Run.open(run_copy).evaluation()

@@ -452,6 +452,20 @@ def test_draws_of_colours_follow_the_joint_mass(levels: int, channels: int, seed
     assert_follows(code, p.log_prob(colours(levels, channels)).exp())
 
 
+@pytest.mark.parametrize(
+    "p",
+    [
+        LevelsCategorical(torch.full((17,), math.inf)),
+        DiscretizedLogisticMixture(torch.full((2,), math.inf), torch.ones(2), torch.ones(2), levels=17),
+        CoupledLogisticMixture(**{**coupled_parameters(), "logits": torch.full((2, 1, 1), math.inf)}, levels=17),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+def test_nothing_is_drawn_by_weights_that_are_no_probabilities(p: Distribution) -> None:
+    with pytest.raises(ValueError, match="parameter logits"):
+        p.sample()
+
+
 def test_every_pixel_of_every_image_draws_from_its_own_parameters() -> None:
     # far apart and nearly sure, so that a mixed-up axis shows at once
     k, c, h, w = 2, 3, 2, 4

@@ -157,6 +157,7 @@ def test_numbers_of_an_outline_are_not_whole_numbers(tmp_path: Path) -> None:
         ),
         ("tasks:\n  - id: \x00", "line 2: the file must be YAML, but is not (unacceptable character"),
         ("tasks: []\n---\na: 1\n", "line 2: the file must be YAML, but is not (but found another document)"),
+        ("tasks:\n" + "[" * 500, "line 2: the file must be YAML, but is not (it is nested deeper than 20 levels)"),
         (b"tasks:\n  - id: \xff", "line 2: text must be UTF-8, but is not: save it as UTF-8."),
         (
             listed("id: 1, duration: 1") + "  - 5\n",

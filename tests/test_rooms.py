@@ -14,7 +14,7 @@ import logpx
 
 ROOT = Path(logpx.__file__).parent
 FACADE = {"__init__", "__main__"}
-LEAVES = {"progress", "files", "forms", "lock", "wording"}
+LEAVES = {"progress", "files", "forms", "lock", "wording", "yaml_loader"}
 ROOMS = [
     *(
         "utils",
@@ -53,7 +53,7 @@ ONLY: dict[str, set[str]] = {
     "shares": set(),
     "likelihoods": {"utils", "distributions"},
     "montecarlo": {"utils", "progress"},
-    "project": {"utils", "version", "progress", "montecarlo"},
+    "project": {"utils", "version", "progress", "montecarlo", "yaml_loader"},
     "adapters": {"utils", "likelihoods"},
     "exact": {"utils", "distributions"},
     "em": {"utils", "progress", "data", "exact"},
@@ -61,7 +61,7 @@ ONLY: dict[str, set[str]] = {
     "evidence": {"utils", "distributions", "model", "montecarlo"},
     "subset": {"utils"},
     "comparison": {"utils", "montecarlo"},
-    "settings": {"data.catalogue"},
+    "settings": {"data.catalogue", "yaml_loader"},
     "plots": set(),
 }
 

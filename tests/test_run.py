@@ -215,7 +215,7 @@ def test_data_that_changed_since_the_fit_are_refused(tmp_path: Path) -> None:
     logpx.load(run)
     before = Run.open(run).load_data().hash
     np.save(path, normal(40, 3, seed=1).numpy())
-    with pytest.raises(logpx.LogpxError, match=f"have hash sha256.*fitted to {before}"):
+    with pytest.raises(logpx.LogpxError, match=f"have hash sha256.*{run} was fitted to {before}"):
         Run.open(run).evaluate(estimator="importance", num_samples=10)
     with pytest.raises(logpx.LogpxError, match="have hash"):
         logpx.resume(run)
@@ -223,7 +223,7 @@ def test_data_that_changed_since_the_fit_are_refused(tmp_path: Path) -> None:
 
 def test_data_of_another_shape_or_kind_are_refused(fitted: Path) -> None:
     binary = torch.ones(4, 3, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"for binary data of shape \(1, 8, 8\).*\(3,\)"):
+    with pytest.raises(ValueError, match=rf"model of {fitted} is for binary data of shape \(1, 8, 8\).*\(3,\)"):
         Run.open(fitted).split_of(data_set(binary, binary, binary, "binary", 2), "test")
 
 

@@ -23,6 +23,7 @@ from logpx.settings import (
     recipe_path,
 )
 from logpx.weights import check_given
+from logpx.yaml_loader import BoundedLoader
 
 # For each setting a value other than its default, and other than that of the recipe of digits.
 OTHER: dict[str, Any] = {
@@ -232,11 +233,11 @@ def test_a_file_is_parsed_once_and_again_when_it_holds_something_else(
 ) -> None:
     parsed: list[str] = []
 
-    def load(text: str) -> Any:
+    def load(text: str) -> BoundedLoader:
         parsed.append(text)
-        return yaml.load(text, yaml.SafeLoader)
+        return BoundedLoader(text)
 
-    monkeypatch.setattr(yaml, "safe_load", load)
+    monkeypatch.setattr("logpx.settings.settings.BoundedLoader", load)
     path = tmp_path / "config.yaml"
     for seed in (3, 3, 4):
         path.write_text(f"seed: {seed}")
@@ -293,6 +294,9 @@ def test_a_file_is_parsed_once_and_again_when_it_holds_something_else(
         ({"device": "tpu"}, ["device", "cuda", "tpu"]),
         ({"seed": None}, ["seed", "None"]),
         ({"train": {"epochs": None}}, ["train.epochs", "None"]),
+        ({"train": {"learning_rate": 10**400}}, ["train.learning_rate must lie between -2^63 and 2^63"]),
+        ({"model": {"hidden": [8, -(2**63)]}}, ["model.hidden must lie between -2^63 and 2^63"]),
+        ({"train": {"learning_rate": "1" * 400}}, ["int too large to convert to float"]),
         ({"model": {"hidden": None}}, ["model.hidden", "None"]),
     ],
 )
@@ -302,6 +306,12 @@ def test_wrong_settings_are_refused_with_name_value_and_hint(nested: dict[str, A
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_message_about_a_long_text_is_short() -> None:
+    with pytest.raises(ValueError, match=r"^train\.epochs must be int, but is xx.* \.\.\. .*xx: give") as caught:
+        Settings.from_dict({"train": {"epochs": "x" * 4096}})
+    assert len(str(caught.value)) < 1100
 
 
 @pytest.mark.parametrize(

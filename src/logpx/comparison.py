@@ -170,7 +170,7 @@ def matched(a: Evaluated, b: Evaluated) -> tuple[Evaluated, Evaluated]:
     for each in (a, b):
         if each.record["relaxed"]:
             raise ValueError(
-                f"{each.name} has no log-probability to compare, but a relaxed score ({each.record['relaxed']}): "
+                f"{each.name} has no log-probability to compare, but a relaxed score ({each.record['relaxed']:.500}): "
                 "choose a run with another likelihood."
             )
     for key in SAME:
@@ -200,9 +200,13 @@ def compare(a: Evaluated, b: Evaluated, *, confidence: float = 0.95) -> Comparis
     Raises:
         ValueError: As in `matched` and `paired`.
     """
+    require_confidence(confidence)
     a, b = matched(a, b)
     columns = (each.scores[name] for name in ("log_evidence", "standard_error") for each in (a, b))
-    return paired(*columns, confidence=confidence)
+    try:
+        return paired(*columns, confidence=confidence)
+    except ValueError as error:
+        raise ValueError(f"{a.name} and {b.name} cannot be compared: {error}") from error
 
 
 def caution(a: Evaluated, b: Evaluated) -> str:

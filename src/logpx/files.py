@@ -40,6 +40,9 @@ from .utils import LogpxError
 
 # An archive may unpack to so many times its size, or to so many bytes; no array that says something packs better.
 MOST_PACKED, MOST_UNPACKED = 200, 2**28
+# What logpx writes is nested four levels deep; Python's stack ends at some hundreds.
+DEEPEST = 20
+LONGEST_LINE = 1000
 NO_ARRAYS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -126,7 +129,7 @@ def read_json(path: Path) -> Any:
         ValueError: If the file holds no JSON, or JSON that is nested too deeply.
     """
     try:
-        return _decoded(json.loads(path.read_text()))
+        return _decoded(json.loads(path.read_text()), DEEPEST)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -140,11 +143,13 @@ def _encoded(value: Any) -> Any:
     return value if finite else next(name for name, x in _NONFINITE.items() if repr(x) == repr(value))
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: Any, levels: int) -> Any:
+    if levels < 0:
+        raise ValueError("it is nested too deeply")
     if isinstance(value, dict):
-        return {key: _decoded(item) for key, item in value.items()}
+        return {key: _decoded(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_decoded(item) for item in value]
+        return [_decoded(item, levels - 1) for item in value]
     return _NONFINITE.get(value, value) if isinstance(value, str) else value
 
 
@@ -251,6 +256,6 @@ def _is_running(process: int) -> bool:
 
 
 def first_line(error: Exception, number: int = 0) -> str:
-    """Returns one line of an error's message, without its full stop."""
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    """Returns one line of an error's message, without its full stop, and of a very long one the beginning."""
+    lines = [line.strip().rstrip(".")[:LONGEST_LINE] for line in str(error).splitlines() if line.strip()]
     return lines[min(number, len(lines) - 1)] if lines else type(error).__name__

@@ -1,16 +1,18 @@
 """The forms of a run's records: what must be where in files that anybody may have changed.
 
 A form is a type or a tuple of types, a set of the values that are allowed, a mapping of names to forms, or a list of
-one form for every item; a :class:`Maybe` may be null or absent. What a form does not name is not looked at.
+one form for every item; a :class:`Null` may be null, and a :class:`Maybe` also absent; :class:`Columns` have one
+length, and a :class:`Shape` has sizes. What a form does not name is not looked at.
 """
 
 from __future__ import annotations
 
-__all__ = ["BOUNDS", "RECORD", "RUN", "Maybe", "require_columns", "require_form", "require_scores"]
+__all__ = ["BOUNDS", "RECORD", "RUN", "Maybe", "Null", "require_columns", "require_form", "require_scores"]
 
 import dataclasses
+import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,18 +29,36 @@ class Maybe:
     form: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Null:
+    """What must be there, where it may be null, and otherwise has a form."""
+
+    form: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """A mapping of names to lists of one length, each with a form."""
+
+    form: dict[str, list]
+
+
+class Shape:
+    """A list of the sizes of data, each at least 1."""
+
+
 KINDS = {"binary", "8-bit", "real"}
-DATA = {"kind": KINDS, "levels": Maybe(int), "event_shape": [int], "hash": str}
+DATA = {"kind": KINDS, "levels": Null(int), "event_shape": Shape(), "hash": str}
 RUN = {"model": str, "data": {**DATA, "model_kind": KINDS}}
 MEAN = Maybe({"mean": Maybe(NUMBER), "error": Maybe(NUMBER)})
 RECORD = {
     "data": {
         **DATA,
-        "name": Maybe(str),
+        "name": Null(str),
         "split": {"train", "valid", "test"},
         "num_data": int,
         "binarization": str,
-        "seed": Maybe(int),
+        "seed": Null(int),
     },
     "model": str,
     "estimator": str,
@@ -49,7 +69,7 @@ RECORD = {
     "target_error": Maybe(NUMBER),
     "share_above_target": Maybe(NUMBER),
     "seed": Maybe(int),
-    "relaxed": Maybe(str),
+    "relaxed": Null(str),
     "log_evidence": {
         "mean": NUMBER,
         "error": NUMBER,
@@ -62,7 +82,7 @@ RECORD = {
     "jackknife": Maybe({"mean": NUMBER, "bias": NUMBER}),
     "pareto_k": Maybe({"share_above_05": Maybe(NUMBER), "share_above_07": Maybe(NUMBER), "sentence": str}),
     "ess": Maybe({"median": NUMBER, "minimum": NUMBER}),
-    "curve": Maybe({"num_samples": [NUMBER], "mean": [NUMBER], "error": [NUMBER]}),
+    "curve": Maybe(Columns({"num_samples": [NUMBER], "mean": [NUMBER], "error": [NUMBER]})),
     "extrapolation": Maybe({"mean": Maybe(NUMBER), "error": Maybe(NUMBER), "sentence": str}),
     "flags": Maybe([str]),
     "provenance": Maybe(dict),
@@ -112,14 +132,26 @@ def require_form(value: Any, form: Any, name: str) -> None:
         ...
         ValueError: record.rows.1 must be a number, but is 'a'
     """
-    if isinstance(form, Maybe):
+    if isinstance(form, Maybe | Null):
         if value is not None:
             require_form(value, form.form, name)
+        return
+    if isinstance(form, Shape):
+        require_form(value, [int], name)
+        if min(value, default=1) < 1 or math.prod(value) >= LARGEST:
+            raise ValueError(f"{name} must be sizes of at least 1 and below 2^63 in all, but is {reprlib.repr(value)}")
+        return
+    if isinstance(form, Columns):
+        require_form(value, form.form, name)
+        if len({len(value[key]) for key in form.form}) > 1:
+            raise ValueError(f"{name} must have lists of one length, but has {_lengths(value, form.form)}")
         return
     if not _is_of(value, form):
         raise ValueError(f"{name} must be {_words(form)}, but is {reprlib.repr(value)}")
     if isinstance(form, dict):
         for key, inner in form.items():
+            if isinstance(inner, Null) and key not in value:
+                raise ValueError(f"{name} lacks {key!r}")
             require_form(value.get(key), inner, f"{name}.{key}")
     elif isinstance(form, list):
         for index, item in enumerate(value):
@@ -133,6 +165,10 @@ def _is_of(value: Any, form: Any) -> bool:
         return isinstance(value, type(form))
     is_flag = isinstance(value, bool) and form is not bool
     return isinstance(value, form) and not is_flag and not (isinstance(value, int) and abs(value) >= LARGEST)
+
+
+def _lengths(value: Mapping[str, list], names: Iterable[str]) -> str:
+    return ", ".join(f"{len(value[name])} in {name}" for name in names)
 
 
 def _words(form: Any) -> str:

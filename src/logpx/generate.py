@@ -62,7 +62,7 @@ def sample(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, but is {num_samples}: ask for one or more.")
     with evaluating(model), keyed_rng(seed, "sample", device=device):
-        z = _prior(model).sample((num_samples,)).to(device)
+        z = _drawn(_prior(model), (num_samples,)).to(device)
         return _decode(model, z, mean=mean)
 
 
@@ -283,7 +283,7 @@ def _decode(model: LatentVariableModel, z: Tensor, *, mean: bool = True) -> Tens
     parts, size = [], min(DECODED_AT_ONCE, num_at_once(model.decoder(z[None, :1])))
     for start, stop in chunks(len(z), size):
         likelihood = model.decoder(z[None, start:stop])
-        x = _mean_or_sample(likelihood) if mean else likelihood.sample()
+        x = _mean_or_sample(likelihood) if mean else _drawn(likelihood)
         if x.shape[:2] != (1, stop - start):
             expected = f"(1, {stop - start})"
             raise ValueError(
@@ -300,14 +300,29 @@ def _code(model: LatentVariableModel, x: Tensor) -> Tensor:
         discrete = q.support is not None and q.support.is_discrete
     except NotImplementedError:
         discrete = False
-    code: Tensor = q.sample() if discrete else _mean_or_sample(q)
+    code: Tensor = _drawn(q) if discrete else _mean_or_sample(q)
     return code
 
 
 def _mean_or_sample(distribution: Any) -> Tensor:
     mean = _moment(distribution, "mean")
-    draw: Tensor = distribution.sample() if mean is None else mean
+    return _drawn(distribution) if mean is None else mean
+
+
+def _drawn(distribution: Distribution, shape: tuple[int, ...] = ()) -> Tensor:
+    _require_numbers(distribution)
+    draw: Tensor = distribution.sample(torch.Size(shape))
     return draw
+
+
+def _require_numbers(distribution: Distribution) -> None:
+    """Refuses parameters that are not numbers, from which torch draws what it likes or fails without saying so."""
+    for value in vars(distribution).values():
+        if isinstance(value, Distribution):
+            _require_numbers(value)
+        elif isinstance(value, Tensor) and torch.isnan(value).any():
+            name = type(distribution).__name__
+            raise ValueError(f"A {name} has parameters that are not numbers: restore the weights, or fit again.")
 
 
 def _moment(distribution: Any, name: str) -> Tensor | None:

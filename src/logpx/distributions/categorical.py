@@ -73,7 +73,7 @@ class LevelsCategorical(Levels):
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Returns draws with shape sample_shape + batch shape."""
         with torch.no_grad():
-            draws = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+            draws = Categorical(logits=self.logits, validate_args=True).sample(sample_shape)
             return draws.to(self.logits.dtype)
 
     def _at(self, table: Tensor, x: Tensor) -> Tensor:

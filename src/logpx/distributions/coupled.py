@@ -169,7 +169,7 @@ class CoupledLogisticMixture(Distribution):
 
     def _chosen_component(self, sample_shape: _size) -> CoupledLogisticMixture:
         """Draws the component of every pixel; returns the distribution given them, of one component."""
-        weights = Categorical(logits=self.logits.movedim(-3, -1), validate_args=False)
+        weights = Categorical(logits=self.logits.movedim(-3, -1), validate_args=True)
         k = weights.sample(sample_shape)[..., None, None, :, :]
 
         def pick(p: Tensor) -> Tensor:

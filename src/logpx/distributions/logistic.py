@@ -152,7 +152,7 @@ class DiscretizedLogisticMixture(Levels):
         """Returns draws with shape sample_shape + batch shape."""
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
-            k = Categorical(logits=self.logits, validate_args=False).sample(sample_shape).unsqueeze(-1)
+            k = Categorical(logits=self.logits, validate_args=True).sample(sample_shape).unsqueeze(-1)
             loc, scale = (p.expand(*shape, -1).gather(-1, k).squeeze(-1) for p in (self.loc, self.scale))
             return draw_logistic(loc, scale, self.levels)
 

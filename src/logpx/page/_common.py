@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["as_float", "brief", "inline", "number", "percent", "png", "render", "sentence", "with_error"]
+__all__ = ["as_float", "brief", "inline", "named", "number", "percent", "png", "render", "sentence", "with_error"]
 
 import base64
 import importlib.resources
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, FunctionLoader, Undefined
 from matplotlib.figure import Figure
 
+from ..files import first_line
 from ..plots import numbers
 
 
@@ -43,6 +47,15 @@ def render(template: str, **context: Any) -> str:
 
 def _source(name: str) -> str:
     return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Within the block, a ValueError of a model or a figure is one line that names the run."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be pictured: {first_line(error)}.") from error
 
 
 def png(figure: Figure) -> bytes:

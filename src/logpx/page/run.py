@@ -27,7 +27,7 @@ from ..run import Run
 from ..settings import SETTINGS_OF
 from ..utils import LogpxError, spread
 from . import levels
-from ._common import as_float, inline, number, png, render
+from ._common import as_float, inline, named, number, png, render
 from .baseline import compare, suggestion
 
 NUM_ENCODED = 500  # data that say which latents are active
@@ -56,7 +56,7 @@ def report(
         The path of the page.
 
     Raises:
-        ValueError: If the baseline was evaluated on other data, or one of the two has no log p(x).
+        ValueError: If the baseline is of other data, one of the two has no log p(x), or the model gives no numbers.
     """
     record, scores = run.evaluation() or {}, run.scores() or {}
     compared = None if baseline is None else compare(run, baseline)
@@ -67,11 +67,12 @@ def report(
     device = next(iter(tensors), torch.zeros(())).device
     _check_index(run, scores, split)
     x = split.epoch(0).batch(spread(len(split), NUM_ENCODED), device=device).x
-    versions = levels.versions(model, split, x, seed)
-    pictures = _pictures(model, split, x, versions, seed)
-    metrics = run.metrics()
-    bounds = run.bounds() or {}
-    figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
+    metrics, bounds = run.metrics(), run.bounds() or {}
+    with named(run.path):
+        versions = levels.versions(model, split, x, seed)
+        pictures = _pictures(model, split, x, versions, seed)
+        bits = levels.code_lengths(model, split, seed, device) if versions else {}
+        figures = _training(metrics, held_out) | pictures | _evidence(record, scores, split) | _bounds(bounds)
     images = {name: png(figure) for name, figure in figures.items()}
     # others may be writing the rest
     remove_leftovers(run.path / "figures")
@@ -83,7 +84,7 @@ def report(
         record,
         figures={name: inline(figures[name], image) for name, image in images.items()},
         versions=list(versions),
-        bits=levels.code_lengths(model, split, seed, device) if versions else {},
+        bits=bits,
         split={"name": split.name, "num_data": len(split)},
         events=run.events(),
         em=_em(metrics, run.config),

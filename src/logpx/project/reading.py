@@ -20,6 +20,7 @@ from typing import NoReturn
 import yaml
 
 from ..utils import LogpxError
+from ..yaml_loader import BoundedLoader
 from .durations import Duration, parse_duration
 from .network import Project, Task, TaskError
 
@@ -222,7 +223,7 @@ def _deadline(file: _File, node: yaml.Node) -> float | None:
 def _composed(file: _File) -> yaml.Node:
     try:
         # the nodes know their lines, and building no objects of them, they can do no harm
-        node = yaml.compose(file.text, Loader=yaml.SafeLoader)
+        node = yaml.compose(file.text, Loader=BoundedLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         file.fail(mark.line + 1 if mark else 1, f"the file must be YAML, but is not ({error.problem}): mend this line.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import reprlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,9 @@ def require_run(path: str | Path) -> None:
         raise LogpxError(f"{path} is no run folder (it has no run.json): make one with 'logpx fit DATA --out {path}'.")
     info = read_record(file, dict) or {}
     if (schema := info.get("schema")) != SCHEMA:
-        raise LogpxError(f"{path}/run.json has schema {schema}, but this logpx reads {SCHEMA}: use a matching version.")
+        raise LogpxError(
+            f"{path}/run.json has schema {reprlib.repr(schema)}, but this logpx reads {SCHEMA}: use a matching version."
+        )
     if missing := {"model", "data"} - info.keys():
         raise LogpxError(f"{path}/run.json lacks {' and '.join(sorted(missing))}: restore it or fit again.")
     read_record(file, RUN)

@@ -21,13 +21,12 @@ from ..evaluation import Evaluation, Shards, evaluate
 from ..evidence import Sandwich, sandwich
 from ..files import write_json, write_text
 from ..forms import BOUNDS, RECORD
-from ..likelihoods import LIKELIHOODS
 from ..lock import held
 from ..model import LatentVariableModel, as_model
 from ..processes import divided
 from ..settings import Settings
-from ..weights import likelihood_of, load_weights
-from ._fitted import find_data, part_of, rebuilt_model
+from ..weights import load_weights
+from ._fitted import find_data, has_relaxed_likelihood, part_of, rebuilt_model
 from ._reading import read_events, read_metrics, read_record, read_scores, read_settings, require_run
 from ._results import forget_results, keep_evaluation, relaxation_of
 from .folder import PARTS, clear, description
@@ -109,8 +108,7 @@ class Run:
     @property
     def is_relaxed(self) -> bool:
         """Whether the settings' likelihood is relaxed for the data; a model of one's own tells only in evaluation."""
-        kind = self.info["data"]["model_kind"]
-        return not self.is_own and kind in LIKELIHOODS[likelihood_of(self.settings.model, kind)].relaxed_kinds
+        return not self.is_own and has_relaxed_likelihood(self.path, self.info)
 
     @property
     def is_em(self) -> bool:
@@ -201,7 +199,7 @@ class Run:
             LogpxError: If the data are not found or have changed.
         """
         if self._checked is None:
-            self._checked = self.data = find_data(self.settings, self.info, self.data_root, self.data)
+            self._checked = self.data = find_data(self.path, self.settings, self.info, self.data_root, self.data)
         return self._checked
 
     def load_split(self, name: str) -> Split:
@@ -219,7 +217,7 @@ class Run:
         Raises:
             ValueError: If the data have another shape or kind than those of the fit.
         """
-        return part_of(data, name, self.settings, self.info, flip)
+        return part_of(self.path, data, name, self.settings, self.info, flip)
 
     def evaluate(
         self,

@@ -12,6 +12,8 @@ from .sections import SECTIONS, SETTINGS_OF, DataSettings, EMSettings
 
 # Longer texts and lists are no settings; 4,096 is the longest path of most systems.
 LONGEST = 4096
+# Larger integers overflow where they become floating-point numbers or sizes.
+LARGEST = 2**63
 
 
 def check_section(name: str, value: Any) -> None:
@@ -34,6 +36,8 @@ def check_plain(name: str, value: Any) -> None:
         raise ValueError(
             f"{name} must be a number, a text or a list of numbers, but is {reprlib.repr(value)}: give such a value."
         )
+    if any(isinstance(one, int) and abs(one) >= LARGEST for one in each):
+        raise ValueError(f"{name} must lie between -2^63 and 2^63, but is {reprlib.repr(value)}: give such a number.")
 
 
 def check_not_none(nested: Mapping[str, Any], section: type, where: str) -> None:

@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# Of a longer message the middle is left out.
+LONGEST_MESSAGE = 1000
+
 
 def typed(kind: type, nested: Mapping[str, Any]) -> Any:
     """Builds settings of a kind after checking the type of every value against its annotation."""
@@ -15,9 +18,10 @@ def typed(kind: type, nested: Mapping[str, Any]) -> Any:
     parser = _parser(kind)
     try:
         parsed = parser.parse_object({"settings": dict(nested)})
-    except ArgumentError as error:
+    # the latter where a text holds a whole number that is too large
+    except (ArgumentError, OverflowError) as error:
         text = " ".join(str(error).replace('Parser key "settings.', '"').split())
-        raise ValueError(_explained(text)) from error
+        raise ValueError(_shortened(_explained(text))) from error
     return parser.instantiate(parsed).settings
 
 
@@ -39,3 +43,8 @@ def _explained(text: str) -> str:
     name, kind, value = found.groups()
     expected = kind.removeprefix("<class '").removesuffix("'>").replace("typing.Literal", "one of ")
     return f"{name} must be {expected}, but is {value}: give such a value."
+
+
+def _shortened(message: str) -> str:
+    half = LONGEST_MESSAGE // 2
+    return message if len(message) <= 2 * half else f"{message[:half]} ... {message[-half:]}"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ..yaml_loader import BoundedLoader
 from ._checks import check_keys, check_not_none, check_plain, check_section, names, require_model_with, unknown
 from ._parsing import typed
 from .recipes import default_recipe, recipe_path
@@ -21,7 +22,7 @@ from .sections import SECTIONS, DataSettings, EMSettings, ModelSettings, Objecti
 # What PyYAML raises of files, tags and values that it cannot make sense of.
 _NO_YAML = (
     *(ArithmeticError, AttributeError, LookupError, OSError),
-    *(RecursionError, TypeError, ValueError, yaml.YAMLError),
+    *(TypeError, ValueError, yaml.YAMLError),
 )
 
 
@@ -131,7 +132,7 @@ class Settings:
 @functools.lru_cache(maxsize=8)
 def _from_text(text: str, path: str) -> Settings:
     try:
-        nested = yaml.safe_load(text)
+        nested = yaml.load(text, Loader=BoundedLoader)
     except _NO_YAML as error:
         raise _no_yaml(path, error) from error
     try:

@@ -55,6 +55,15 @@ def pickled_by_torch(path: Path, trace: Path) -> None:
     torch.save({"state": Malice(trace)}, path)
 
 
+def cut_pickle(path: Path, trace: Path) -> None:
+    """A whole archive whose pickle ends where the length of a text should stand."""
+    with zipfile.ZipFile(path) as old:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in members.items():
+            new.writestr(name, b"\x80\x02K\x00X" if name.endswith("data.pkl") else content)
+
+
 def pickled_array(path: Path, trace: Path) -> None:
     np.savez(path, log_evidence=np.array([Malice(trace)], dtype=object))
 
@@ -84,6 +93,7 @@ DAMAGE = [
     ("training.pt", flipped, RESUME, "in it is damaged"),
     ("training.pt", pickled, RESUME, "training.pt cannot be resumed from"),
     ("training.pt", pickled_by_torch, RESUME, "training.pt cannot be resumed from"),
+    ("training.pt", cut_pickle, RESUME, "training.pt cannot be resumed from"),
     ("best.safetensors", pickled, EVALUATE, "best.safetensors cannot be read as weights"),
     ("best.safetensors", altered, EVALUATE, "its values are not those that were written"),
     ("evaluation.npz", pickled_array, ["report", "RUN"], "evaluation.npz cannot be read"),

@@ -18,6 +18,7 @@ import csv
 import dataclasses
 import math
 import pickle
+import struct
 import reprlib
 import zipfile
 import zlib
@@ -39,7 +40,7 @@ from .weights import save_weights
 # What torch, its unpickler and its modules raise of a file that is not what it should be.
 _DAMAGED = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError),
-    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 
 

@@ -18,8 +18,8 @@ import csv
 import dataclasses
 import math
 import pickle
-import struct
 import reprlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -352,7 +352,11 @@ def test_a_copy_of_data_is_what_they_are(tmp_path: Path, capsys: pytest.CaptureF
         f"Next: logpx fit {copy}",
     ]
     assert load_data(copy).hash == data.hash
-    code, err = refused(capsys, "data", "digits", "--save", str(copy))
+    # of a width that could be channels
+    np.save(tmp_path / "narrow.npy", np.random.default_rng(0).integers(0, 256, (30, 8, 3), dtype=np.uint8))
+    called(capsys, "data", tmp_path / "narrow.npy", "--save", tmp_path / "narrow")
+    assert load_data(tmp_path / "narrow").event_shape == (1, 8, 3)
+    code, err = refused(capsys, "data", "digits", "--save", str(tmp_path / "digits"))
     assert code == 1 and "expected 256 levels, which is what a file of bytes is taken to have, received 17" in err
 
 

@@ -28,7 +28,7 @@ from helpers import assert_same_result, command, contents, environment, metrics
 import logpx
 from logpx import LogpxError, checkpoint, cli
 from logpx.checkpoint import State
-from logpx.files import LEFTOVER, read_json, remove_leftovers
+from logpx.files import LEFTOVER, machine, read_json, remove_leftovers, write_text
 from logpx.lock import HOLDER, LOCK, held
 from logpx.train import loop
 
@@ -393,13 +393,28 @@ def test_a_lock_of_two_in_one_process_is_refused_and_let_go_by_an_error(tmp_path
 
 
 def test_files_that_living_processes_write_are_not_leftovers(tmp_path: Path) -> None:
-    here, dead = socket.gethostname(), 2**22 + 1
-    writers = [f"{os.getpid()}@{here}", f"1@{here}", f"{dead}@elsewhere", f"{dead}@{here}"]
+    here, dead = machine(), 2**22 + 1
+    writers = [f"{os.getpid()}@{here}", f"1@{here}", f"{dead}@01234567", f"{dead}@{here}", f"{dead}"]
     files = [tmp_path / f".weights.{writer}.tmp.safetensors" for writer in writers]
     for path in files:
         path.touch()
     remove_leftovers(tmp_path)
     assert names(tmp_path) == {path.name for path in files[:3]}
+
+
+def test_odd_names_of_machines_and_folders_that_cannot_be_listed_stop_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "a/b.1@c" + 200 * "d")
+    monkeypatch.setattr(os, "open", refuse)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    (tmp_path / f".b.{2**22 + 1}@{machine()}.tmp.txt").write_text("")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == {"a.txt"}
 
 
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"

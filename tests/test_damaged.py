@@ -16,10 +16,11 @@ import pytest
 import torch
 import yaml
 from helpers import contents, run_command
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 from test_run import Malice
 
 import logpx
+from logpx import wording
 from logpx.checkpoint import load_state
 from logpx.cli import main
 from logpx.files import MOST_UNPACKED, read_arrays
@@ -336,3 +337,20 @@ def test_json_that_is_nested_too_deeply_is_refused(run_copy: Path, content: byte
     (run_copy / "evaluation.json").write_bytes(content)
     with pytest.raises(logpx.LogpxError, match=r"evaluation\.json is not valid JSON \(it is nested too deeply\)"):
         Run.open(run_copy).evaluation()
+
+
+def test_weights_with_a_digest_of_another_program_are_read(run_copy: Path) -> None:
+    model, path = logpx.load(run_copy), run_copy / "best.safetensors"
+    state = {name: value + 1 for name, value in load_file(path).items()}
+    save_file(state, path, metadata={"sha256": "of something else", "format": "pt"})
+    assert torch.equal(logpx.load(run_copy).decoder.body[0].bias, model.decoder.body[0].bias + 1)
+
+
+def test_a_record_that_does_not_tell_the_levels_is_read(run_copy: Path) -> None:
+    """As records of earlier versions."""
+    path = run_copy / "evaluation.json"
+    record = json.loads(path.read_text())
+    del record["data"]["levels"]
+    path.write_text(json.dumps(record))
+    assert Run.open(run_copy).evaluation() == record
+    assert wording.flags(record) == wording.flags({**record, "data": {**record["data"], "levels": 2}})

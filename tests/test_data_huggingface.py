@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from torch import Tensor
 import logpx
 from logpx.data import huggingface, load_data, save_data, stored
 from logpx.data.rows import Rows
+from logpx.files import machine
 from logpx.utils import LogpxError
 
 datasets = pytest.importorskip("datasets")
@@ -153,12 +157,76 @@ def test_a_stream_that_breaks_off_leaves_no_part_of_a_file(tmp_path: Path, monke
             yield batch
 
     monkeypatch.setattr(datasets.IterableDataset, "iter", broken)
-    with pytest.raises(LogpxError, match="received: the line is dead; give the same command again"):
+    with pytest.raises(
+        LogpxError, match="received: the line is dead; where the network failed, give the same command again"
+    ):
         save_data(source, tmp_path / "copy")
     assert not list((tmp_path / "copy").iterdir())
 
 
+def test_the_files_of_a_copy_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    table(tmp_path / "own" / "train.parquet", v=REAL.tolist())
+    table(tmp_path / "own" / "test.parquet", v=[[1.0, 2.0]] * 256 + [[1.0]])
+    with pytest.raises(LogpxError, match=r"received \(1,\) float64 from row 256 on"):
+        save_data(f"hf:{tmp_path / 'own'}", tmp_path / "copy")
+    assert not list((tmp_path / "copy").iterdir())
+
+
+def test_a_folder_that_holds_a_set_is_not_mixed_with_another(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / f".data.{2**22 + 1}@{machine()}.tmp.npy").write_text("left by a kill")
+    source = f"hf:{table(tmp_path / 'own' / 'a.parquet', v=REAL.tolist())}"
+    save_data(source, tmp_path / "copy")
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["data.npy"]
+    assert load_data(tmp_path / "copy").hash == load_data(source).hash
+    with pytest.raises(LogpxError, match=r"copy holds data.npy already: choose another folder"):
+        save_data(source, tmp_path / "copy")
+
+
+def test_images_that_a_stream_names_by_their_place_are_read_from_there(tmp_path: Path) -> None:
+    """As those of the hub are, whose places are URLs; here within an archive."""
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for i, image in enumerate(GREYS):
+            archive.writestr(f"{i}.png", png(image))
+    places = [{"bytes": None, "path": f"zip://{i}.png::{tmp_path / 'all.zip'}"} for i in range(len(GREYS))]
+    (path,) = save_data(f"hf:{table(tmp_path / 'own' / 'a.parquet', image=places)}", tmp_path / "copy")
+    assert np.array_equal(np.load(path), GREYS)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        datasets.Dataset.from_dict({"v": []}, features=datasets.Features({"v": datasets.List(datasets.Value("int8"))})),
+        datasets.IterableDataset.from_generator(lambda: iter(())),
+    ],
+    ids=["with columns", "without"],
+)
+def test_a_stream_of_nothing_is_one_error(stream: Any) -> None:
+    with pytest.raises(LogpxError, match="own: expected at least one datum, received an empty split; leave it out"):
+        list(huggingface._stream("own", stream))
+
+
+def test_only_the_column_of_data_is_streamed(tmp_path: Path) -> None:
+    """The members of a tar file of pictures and texts, whose tables differ in the texts."""
+    (tmp_path / "own").mkdir()
+    with tarfile.open(tmp_path / "own" / "train-0.tar", "w") as archive:
+        for i, image in enumerate(GREYS):
+            for name, content in (
+                (f"{i:02}.png", png(image)),
+                (f"{i:02}.json", json.dumps({"a": i} if i else {}).encode()),
+            ):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    (path,) = save_data(f"hf:{tmp_path / 'own'}", tmp_path / "copy")
+    assert np.array_equal(np.load(path), GREYS)
+
+
 STREAMS_REFUSED = {
+    "a huge image": (
+        lambda folder: table(folder / "a.parquet", image=files(np.zeros((2, 4097, 4096), np.uint8))),
+        "it has 4096x4097 pixels, more than 16,777,216 in row 0",
+    ),
     "a change of shape": (
         lambda folder: table(folder / "a.parquet", v=[[1.0, 2.0]] * 256 + [[1.0]]),
         r"received \(1,\) float64 from row 256 on after \(2,\) float64",

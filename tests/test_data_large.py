@@ -202,10 +202,29 @@ def test_announced_rows_are_read_ahead_by_another_thread_and_others_when_they_ar
     assert [name == ours for name in sorted(readers, key=ours.__ne__)] == [True] + 9 * [False]
 
 
+@pytest.mark.parametrize("num_parts", [1, 4, 20])
+def test_parts_of_the_next_batch_do_not_drive_out_those_of_this_one(num_parts: int) -> None:
+    """As a step does it that computes its batch in parts: it announces the next one before it reads its own."""
+    readers: list[str] = []
+
+    def read(index: NDArray[np.int64]) -> NDArray[Any]:
+        readers.append(threading.current_thread().name)
+        return GREYS[index]
+
+    ahead = stored.read_ahead(stored.Stored(GREYS.shape, GREYS.dtype, read))
+    batches = np.array_split(np.arange(60), 3)
+    for batch, later in itertools.pairwise([*batches, batches[0]]):
+        for part in np.array_split(later, num_parts):
+            ahead.announce(part)
+        for part in np.array_split(batch, num_parts):
+            ahead.read(part)
+    assert readers.count(threading.current_thread().name) == len(np.array_split(batches[0], num_parts))
+
+
 def test_of_announced_rows_that_nobody_asks_for_few_are_kept() -> None:
     ahead = stored.read_ahead(stored.in_memory(GREYS))
-    for batch in np.arange(60).reshape(20, 3):
-        ahead.announce(batch)
+    for row in range(2 * stored._MOST_AHEAD):
+        ahead.announce(np.array([row % 60, row // 60]))
     assert len(ahead.announce.__self__.waiting) == stored._MOST_AHEAD
     assert np.array_equal(ahead.read(np.arange(3)), GREYS[:3])
 

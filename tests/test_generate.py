@@ -305,3 +305,32 @@ def test_mistakes_are_explained() -> None:
         generate.sample(Flattened(), 2)
     with pytest.raises(ValueError, match="at least 1"):
         generate.sample(Linear(), 0)
+
+
+class Noted(Normal):
+    """A distribution with a note of its own, which is no parameter."""
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__(loc, scale)
+        self.note = torch.tensor(torch.nan)
+
+
+class Slotted:
+    """Another program's distribution, of which only draws can be had."""
+
+    __slots__ = ("draw",)
+
+    def __init__(self, draw: Tensor) -> None:
+        self.draw = draw
+
+    def sample(self, shape: Any) -> Tensor:
+        return self.draw.expand(*shape, *self.draw.shape)
+
+
+def test_draws_are_numbers_and_nothing_but_parameters_is_asked_to_be() -> None:
+    assert generate._drawn(Noted(torch.zeros(2), torch.ones(2)), (3,)).shape == (3, 2)
+    assert generate._drawn(Slotted(torch.ones(2)), (3,)).shape == (3, 2)
+    odd = Independent(Bernoulli(logits=torch.full((2,), torch.nan), validate_args=False), 1)
+    for distribution in (odd, Slotted(torch.full((2,), torch.nan))):
+        with pytest.raises(ValueError, match="has parameters that are not numbers"):
+            generate._drawn(distribution, (3,))

@@ -8,6 +8,7 @@ __all__ = [
     "arrays_writer",
     "first_line",
     "json_writer",
+    "machine",
     "read_arrays",
     "read_json",
     "remove_leftovers",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -30,7 +32,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,9 @@ NO_ARRAYS = (
     *(ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-# the temporary files of process 1 on a machine are called .name.1@machine.tmp and the suffix of the name
-LEFTOVER = re.compile(r"^\..*\.(\d+)@(.*)\.tmp")
+# the temporary files of process 1 are called .name.1@digest.tmp and the suffix of the name, with a digest of the
+# machine's name, which those of earlier versions lack
+LEFTOVER = re.compile(r"^\..*\.(\d+)(?:@([0-9a-f]{8}))?\.tmp")
 # why a file cannot grow, by the number of the error
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -175,15 +178,13 @@ def sync_folder(folder: Path) -> None:
     """Lets new names of files in a folder outlive a power failure, where the system can."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # some network disks know no such thing
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    # a folder that may not be read, or a disk that knows no such thing, is no reason to fail: the file is in its place
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -200,7 +201,7 @@ def staged(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
     Raises:
         LogpxError: If the disk is full.
     """
-    tmp = path.with_name(f".{path.stem}.{os.getpid()}@{socket.gethostname()}.tmp{path.suffix}")
+    tmp = path.with_name(f".{path.stem}.{os.getpid()}@{machine()}.tmp{path.suffix}")
     try:
         with _explaining_full_disks(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,8 +239,13 @@ def remove_leftovers(folder: Path, stem: str = "*") -> None:
     """
     for path in [*folder.glob(f".{stem}.*.tmp*"), *folder.glob(f"*/.{stem}.*.tmp*")]:
         writer = LEFTOVER.search(path.name)
-        if writer and writer[2] == socket.gethostname() and not _is_running(int(writer[1])):
+        if writer and writer[2] in (None, machine()) and not _is_running(int(writer[1])):
             path.unlink(missing_ok=True)
+
+
+def machine() -> str:
+    """Returns a digest of the name of this machine, which may hold any character."""
+    return hashlib.sha256(socket.gethostname().encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def _is_running(process: int) -> bool:

@@ -54,6 +54,8 @@ MEAN = Maybe({"mean": Maybe(NUMBER), "error": Maybe(NUMBER)})
 RECORD = {
     "data": {
         **DATA,
+        # earlier records do not tell
+        "levels": Maybe(int),
         "name": Null(str),
         "split": {"train", "valid", "test"},
         "num_data": int,

@@ -310,19 +310,27 @@ def _mean_or_sample(distribution: Any) -> Tensor:
 
 
 def _drawn(distribution: Distribution, shape: tuple[int, ...] = ()) -> Tensor:
-    _require_numbers(distribution)
+    # from such parameters torch draws what it likes, or fails without saying so
+    if not _has_numbers(distribution):
+        raise _no_numbers(distribution)
     draw: Tensor = distribution.sample(torch.Size(shape))
+    if torch.isnan(draw).any():
+        raise _no_numbers(distribution)
     return draw
 
 
-def _require_numbers(distribution: Distribution) -> None:
-    """Refuses parameters that are not numbers, from which torch draws what it likes or fails without saying so."""
-    for value in vars(distribution).values():
-        if isinstance(value, Distribution):
-            _require_numbers(value)
-        elif isinstance(value, Tensor) and torch.isnan(value).any():
-            name = type(distribution).__name__
-            raise ValueError(f"A {name} has parameters that are not numbers: restore the weights, or fit again.")
+def _has_numbers(distribution: Any) -> bool:
+    """Whether the parameters that a distribution names, and those of distributions within it, are numbers."""
+    held, names = getattr(distribution, "__dict__", {}), getattr(type(distribution), "arg_constraints", {})
+    named = [held[name] for name in names if name in held] if isinstance(names, dict) else []
+    inner = [value for value in held.values() if isinstance(value, Distribution)]
+    is_odd = any(isinstance(value, Tensor) and torch.isnan(value).any() for value in named)
+    return not is_odd and all(map(_has_numbers, inner))
+
+
+def _no_numbers(distribution: Any) -> ValueError:
+    name = type(distribution).__name__
+    return ValueError(f"A {name} has parameters that are not numbers: restore the weights, or fit again.")
 
 
 def _moment(distribution: Any, name: str) -> Tensor | None:

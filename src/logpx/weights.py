@@ -25,7 +25,7 @@ from .utils import LogpxError, keyed_rng
 from .vae import BLOCKS, MLPS, conv_vae, mlp_vae
 
 # Where a file of weights holds their digest, in its header.
-DIGEST = "sha256"
+DIGEST = "logpx.sha256"
 # The settings of a model that the builders take under the same names.
 SHARED = ("latent_dim", "network", "activation", "encoder_dropout", "decoder_dropout", "prior")
 MLP = ("hidden",)

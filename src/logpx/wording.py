@@ -152,7 +152,7 @@ def _kind(record: Mapping[str, Any]) -> str:
 
 def flags(record: dict[str, Any]) -> list[str]:
     """Returns one sentence for each thing that a reader of the numbers must know."""
-    sentences, bits, levels = [], record["bits_per_dim"], record["data"]["levels"]
+    sentences, bits, levels = [], record["bits_per_dim"], record["data"].get("levels")
     if record["relaxed"]:
         sentences.append(f"Not a log-probability of the data: {record['relaxed']}.")
     if record["num_nonfinite"]:

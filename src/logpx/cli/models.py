@@ -88,9 +88,8 @@ def _data(options: Namespace) -> None:
 def _save_data(options: Namespace) -> None:
     from ..data import save_data
 
-    paths = save_data(options.data, options.save, data_root=options.data_root)
-    print(*paths, sep="\n")
-    print(f"Next: logpx fit {paths[0] if len(paths) == 1 else options.save}")
+    print(*save_data(options.data, options.save, data_root=options.data_root), sep="\n")
+    print(f"Next: logpx fit {options.save}")
 
 
 def _list_data(options: Namespace) -> None:

@@ -27,7 +27,8 @@ _Array = NDArray[Any]
 def load_arrays(path: Path) -> Raw:
     """Reads a .npy file, a .npz file with the keys train, valid and test or with one array, or a folder of .npy files.
 
-    The files of a folder are train.npy, test.npy and perhaps valid.npy. The values of a large .npy file stay in it.
+    The files of a folder are train.npy, test.npy and perhaps valid.npy, or data.npy. The values of a large .npy file
+    stay in it.
     An array is (N, D), or (N, H, W) for grey images, or (N, H, W, C), or else (N, C, H, W), for images of
     C = 1 or 3 channels. uint8 is "8-bit", floating point is "real", and what holds only 0 and 1 is "binary".
 
@@ -39,7 +40,8 @@ def load_arrays(path: Path) -> Raw:
     """
     if not path.is_dir():
         return from_arrays(path, _pick(path, _open(path)))
-    files = [file for file in (path / f"{part}.npy" for part in _PARTS) if file.is_file()]
+    names = _PARTS if (path / "train.npy").is_file() else ("data",)
+    files = [file for file in (path / f"{name}.npy" for name in names) if file.is_file()]
     return from_arrays(path, _pick(path, {file.stem: _only(file, _open(file)) for file in files}))
 
 

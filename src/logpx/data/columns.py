@@ -4,18 +4,18 @@ from __future__ import annotations
 
 __all__ = ["images", "numbers"]
 
-import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..utils import LogpxError, chunks
+from .pictures import NO_PICTURE, open_picture
 from .stored import Array, Index, Stored
 
 _MODES = ("L", "RGB")
-_BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _NUM_OPENED = 1000
 
 Form = tuple[str, tuple[int, int]]
@@ -104,17 +104,29 @@ def _flat(
 def _open(where: str, table: Any, column: str, index: Index, use: Callable[[int, Image.Image], None]) -> None:
     """Shows images to a function, one after another."""
     for row, file in zip(index.tolist(), _rows(table, column, index).to_pylist(), strict=True):
-        content = file and (file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"]))
         try:
-            if not content:
-                raise ValueError("no image")
-            with Image.open(content) as image:
+            with open_picture(_content(file)) as image:
                 use(row, image)
-        except _BROKEN as error:
+        except NO_PICTURE as error:
             raise LogpxError(
                 f"{where}: expected a readable image, received the error {error} in row {row}; mend or leave out this "
                 "datum."
             ) from error
+
+
+def _content(file: dict[str, Any] | None) -> bytes:
+    """Returns the bytes of an image, which the table holds itself, or tells where they are."""
+    if file and file["bytes"] is not None:
+        return bytes(file["bytes"])
+    if not file or not file["path"]:
+        raise ValueError("no image")
+    if "://" not in file["path"]:
+        return Path(file["path"]).read_bytes()
+    # of a stream: on the hub, or within an archive
+    import fsspec
+
+    with fsspec.open(file["path"], "rb") as stream:
+        return bytes(stream.read())
 
 
 def _check_form(where: str, row: int, image: Image.Image, form: Form) -> None:

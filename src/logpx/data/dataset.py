@@ -146,7 +146,7 @@ class Split:
             yield batch
 
     def announce(self, index: Tensor) -> None:
-        """Says that some data will be asked for soon: the system fetches those on disk while others are in use.
+        """Says that some data will be asked for soon: those on disk are fetched or decoded while others are in use.
 
         Arguments:
             index: Their positions in the split, of shape (B,), int64.

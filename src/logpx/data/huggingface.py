@@ -75,35 +75,43 @@ def _where(source: str, part: str) -> str:
 
 
 def _stream(where: str, table: _Table) -> Iterator[NDArray[Any]]:
-    count = 0
-    for batch in _batches(where, table):
-        features = _features(batch)
-        column = _column(where, features)
-        read = images if _is_image(features[column]) else numbers
+    features = table.features or _first_features(where, table)
+    column = _column(where, features)
+    read, count = images if _is_image(features[column]) else numbers, 0
+    for batch in _batches(where, table.select_columns(column), _STREAMED_AT_ONCE):
         # rows are counted from the first of the batch
         found = f"{where}, {count} rows on" if count else where
         yield read(found, batch, column).read(np.arange(len(batch)))
         count += len(batch)
     if not count:
-        raise LogpxError(f"{where}: expected at least one datum, received an empty split; leave it out.")
+        raise _empty(where)
 
 
-def _batches(where: str, table: _Table) -> Iterator[_Table]:
+def _batches(where: str, table: _Table, size: int) -> Iterator[_Table]:
     """Yields Arrow tables; what ends the stream too early is an error of ours."""
     try:
-        yield from table.with_format("arrow").iter(_STREAMED_AT_ONCE)
+        yield from table.with_format("arrow").iter(size)
     except Exception as error:
         reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
         raise LogpxError(
-            f"{where}: expected the stream to go on to its end, received: {reason}; give the same command again."
+            f"{where}: expected the stream to go on to its end, received: {reason}; where the network failed, give the "
+            "same command again, and else load the set without a stream."
         ) from error
 
 
-def _features(table: _Table) -> dict[str, Any]:
+def _first_features(where: str, table: _Table) -> dict[str, Any]:
+    """Returns the columns of a stream that does not know them beforehand, as parquet files without a card do."""
     import datasets
 
-    features: dict[str, Any] = datasets.Features.from_arrow_schema(table.schema)
+    first = next(_batches(where, table, 1), None)
+    if first is None:
+        raise _empty(where)
+    features: dict[str, Any] = datasets.Features.from_arrow_schema(first.schema)
     return features
+
+
+def _empty(where: str) -> LogpxError:
+    return LogpxError(f"{where}: expected at least one datum, received an empty split; leave it out.")
 
 
 def _is_local(words: str) -> bool:
@@ -218,7 +226,7 @@ def _stored(where: str, table: _Table, column: str) -> Stored:
     import datasets
 
     if not len(table):
-        raise LogpxError(f"{where}: expected at least one datum, received an empty split; leave it out.")
+        raise _empty(where)
     kept, feature = table.select_columns(column), table.features[column]
     if not _is_image(feature):
         return numbers(where, kept.with_format("arrow"), column)

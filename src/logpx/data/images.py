@@ -4,22 +4,19 @@ from __future__ import annotations
 
 __all__ = ["load_images"]
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..utils import LogpxError
 from ._parts import Raw, from_parts, from_whole
+from .pictures import NO_PICTURE, open_picture
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _CHANNELS = {"L": 1, "RGB": 3}
 _PARTS = ("train", "valid", "test")
-_MAX_PIXELS = 2**24  # of one image: a few bytes can say that they are thousands of times as many
 
 
 def load_images(folder: Path) -> Raw:
@@ -84,15 +81,9 @@ def _read_all(paths: list[Path], first: Path, form: tuple[str, tuple[int, int]])
 def _open(path: Path) -> tuple[np.ndarray, str, tuple[int, int]]:
     """Returns pixels, mode and size (width, height)."""
     try:
-        # from memory: what a header asks for beyond the end of the file is then not made room for
-        with Image.open(io.BytesIO(path.read_bytes()), formats=_FORMATS) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise LogpxError(
-                    f"{path}: expected an image of at most {_MAX_PIXELS:,} pixels, received the size "
-                    f"{image.width}x{image.height}; resize or delete it."
-                )
+        with open_picture(path.read_bytes()) as image:
             return np.array(image), image.mode, image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except NO_PICTURE as error:
         raise LogpxError(
             f"{path}: expected a readable image, received the error {error}; mend or delete the file."
         ) from error

@@ -67,7 +67,8 @@ def load_data(
 
 def _load_path(path: Path, received: str) -> Raw:
     if path.is_dir():
-        return load_arrays(path) if (path / "train.npy").is_file() else load_images(path)
+        has_arrays = any((path / name).is_file() for name in ("train.npy", "data.npy"))
+        return load_arrays(path) if has_arrays else load_images(path)
     if path.is_file() and path.suffix in (".npy", ".npz"):
         return load_arrays(path)
     if path.is_file():

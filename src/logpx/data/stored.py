@@ -21,8 +21,8 @@ from ..utils import LogpxError, chunks
 # Arrays of so many bytes and more stay where they are stored.
 MAPPED_FROM = 1 << 28
 _PIECE_BYTES = 1 << 22
-# So many announced batches, or parts of them, are kept at most.
-_MOST_AHEAD = 4
+# So many announced parts of batches are kept at most: those of this step and the next, and some that nobody asked for.
+_MOST_AHEAD = 256
 _MAGIC = b"\x93NUMPY"
 
 Index = NDArray[np.int64]

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from logpx.distributions import IndependentBernoulli, RelaxedBernoulli, relaxation
@@ -55,6 +56,22 @@ def test_values_outside_the_support_are_refused():
         IndependentBernoulli(torch.zeros(2), 1).log_prob(torch.tensor([1.0, torch.nan]))
     with pytest.raises(ValueError, match=r"\[0, 1\], but got 1\.5"):
         RelaxedBernoulli(torch.zeros(2), 1).log_prob(torch.tensor([1.0, 1.5]))
+
+
+@pytest.mark.parametrize("num_dims", [1, 111, 112, 113, 784, 3072])
+@pytest.mark.parametrize("scale", [0.01, 3.0, 300.0])
+def test_the_bernoulli_without_a_gradient_is_as_exact_as_with_one(num_dims, scale):
+    """Against float64: within a few units in the last place of the largest term, and the products never underflow."""
+    a = logits(40, num_dims, scale=scale)
+    a[0], a[1], a[2] = 0.0, -1e4, 1e4
+    x = (logits(num_dims, seed=1) > 0).float()
+    exact = x.double() @ a.double().T - F.softplus(a.double()).sum(-1)
+    for value in (a, a.clone().requires_grad_()):
+        error = (IndependentBernoulli(value, 1).log_prob(x).double() - exact).abs()
+        assert (error <= 2e-6 * (a.double().abs().sum(-1) + num_dims)).all()
+    before = a.clone()
+    IndependentBernoulli(a, 1).log_prob(x)
+    assert torch.equal(a, before)
 
 
 def test_the_relaxed_bernoulli_is_binary_cross_entropy():

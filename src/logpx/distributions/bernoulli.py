@@ -17,6 +17,9 @@ from torch.types import _size
 
 from .levels import full_precision
 
+# 2^-112 is a normal number in float32.
+FACTORS = 112
+
 
 class IndependentBernoulli(Independent):
     r"""A vector (or image) of independent binary variables, :math:`p(x) = \prod_d \mathcal{B}(x_d; \sigma(a_d))`.
@@ -61,7 +64,7 @@ class IndependentBernoulli(Independent):
         # autocast would round the product to bfloat16, which is more than a nat of an image
         with torch.autocast(a.device.type, enabled=False):
             # log p(x) = x . a - sum_d log(1 + e^{a_d})
-            return torch.linalg.vecdot(a, x) - F.softplus(a).sum(-1)
+            return torch.linalg.vecdot(a, x) - _softplus_sum(a)
 
     def check(self, x: Tensor) -> None:
         """Refuses values outside the support.
@@ -76,6 +79,20 @@ class IndependentBernoulli(Independent):
                 f"A Bernoulli decoder needs data of 0 and 1, but got {odd:.6g}: binarize the data "
                 "(for instance binarization dynamic), or ask for the relaxed-bernoulli likelihood by name."
             )
+
+
+def _softplus_sum(a: Tensor) -> Tensor:
+    r"""Returns :math:`\sum_d \log(1 + e^{a_d}) = \sum_d \max(a_d, 0) - \log \prod_d \sigma(|a_d|)`.
+
+    Without a gradient the logarithm is taken of products of so many factors, each from 1/2 to 1, that none underflows:
+    that takes two thirds of the time.
+    """
+    if torch.is_grad_enabled() and a.requires_grad:
+        return F.softplus(a).sum(-1)
+    factors, whole = torch.sigmoid_(a.abs()), a.shape[-1] // FACTORS
+    grouped, rest = factors.split([whole * FACTORS, a.shape[-1] - whole * FACTORS], -1)
+    logs = grouped.unflatten(-1, (whole, FACTORS)).prod(-1).log_().sum(-1) + rest.prod(-1).log_()
+    return a.clamp(min=0).sum(-1) - logs
 
 
 class RelaxedBernoulli(IndependentBernoulli):

@@ -12,7 +12,7 @@ import torch
 
 from ..model import call, log_weights
 from ..montecarlo import LogMeanAccumulator
-from ..utils import chunks, keyed_rng
+from ..utils import chunks, keep_freed_memory, keyed_rng
 from .adaptive import adaptive
 from .annealed import SPACINGS, annealed
 from .block import Block
@@ -72,6 +72,7 @@ class Estimator:
         size = self.size or 0
         if self.name == "exact":
             return _exact(block)
+        keep_freed_memory()
         if self.name == "annealed":
             fit = PROPOSALS[self.proposal](block)
             return annealed(block, fit, num_chains=size, num_temperatures=self.num_temperatures, spacing=self.schedule)

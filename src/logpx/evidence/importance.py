@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model import LatentVariableModel, Proposal, propose
-from ..utils import MEMORY_BUDGET, keyed_rng
+from ..utils import MEMORY_BUDGET, keep_freed_memory, keyed_rng
 from .block import Block
 from .estimator import Estimator
 from .results import Evidence
@@ -64,6 +64,7 @@ def importance(
     data = Block(model, x, context, mask, seed, block, memory_budget)
     if proposal is None:
         return Estimator("importance", num_samples=num_samples)(data)
+    keep_freed_memory()
     with keyed_rng(seed, "proposal", block, device=x.device):
         q = propose(model, x, proposal, context)
     return tally(data, q, num_samples).evidence(q, "given", num_samples)

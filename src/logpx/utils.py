@@ -125,7 +125,7 @@ def keep_freed_memory() -> None:
 
     glibc gives blocks of megabytes back to the system, and fetches them again page by page for the next piece of the
     work, until one block of nearly 32 MiB was freed; this is such a block, which nothing is written to. Without it an
-    evaluation by importance sampling takes a quarter more time on one thread.
+    evaluation by importance sampling took 1.3 times as long on one thread.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 

@@ -85,7 +85,7 @@ def _softplus_sum(a: Tensor) -> Tensor:
     r"""Returns :math:`\sum_d \log(1 + e^{a_d}) = \sum_d \max(a_d, 0) - \log \prod_d \sigma(|a_d|)`.
 
     Without a gradient the logarithm is taken of products of so many factors, each from 1/2 to 1, that none underflows:
-    that takes two thirds of the time.
+    that takes two thirds of the time of single ones.
     """
     if torch.is_grad_enabled() and a.requires_grad:
         return F.softplus(a).sum(-1)

@@ -29,7 +29,7 @@ BATCH, STEPS, BLOCK, DRAWS = 128, 200, 32, 5120
 # what operators do, by what their names begin with; the first that fits
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "matrix products": (BLUE, ("aten::addmm", "aten::mm", "aten::bmm")),
-    "softplus and its gradient": (ORANGE, ("aten::softplus",)),
+    "softplus and its gradient": (ORANGE, ("aten::softplus", "aten::sigmoid", "aten::prod", "aten::abs", "aten::log_")),
     "optimizer": (GREEN, ("aten::_fused_adam", "aten::_foreach", "aten::linalg_vector_norm", "Optimizer")),
     "fetching data": (PURPLE, ("aten::index", "aten::_to_copy", "aten::copy_", "aten::div")),
     "other operators": (SKY, ("aten::", "autograd", "")),
